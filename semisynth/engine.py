@@ -1,0 +1,198 @@
+"""The one training loop: it runs a method's updates in order, and does all that is not mathematics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from semisynth import distributed, noise, schedule
+from semisynth.errors import UserError
+from semisynth.log import Bar, Log, Timer
+from semisynth.method import Average, Batch, Losses, Method, Update
+from semisynth.state import State, Statistics, move
+
+Stream = Callable[[int], Batch]
+NEVER = 2**62
+
+
+def resolve(device: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used here: choose auto or cpu.") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Trains a `Method` on a `Stream`.
+
+    precision: bf16 is autocast, with float32 weights; lr, momentum, weight_decay: of SGD with Nesterov momentum, for
+    updates that bring no optimiser of their own; schedule: multiplies every optimiser's own rate; clip: largest norm of
+    an update's gradient, 0 for none; ema: decay of the evaluated average; *_every: in steps, 0 for the last step only.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: schedule.Name = "cosine"
+    clip: float = 0.0
+    ema: float = 0.999
+    log_every: int = 50
+    evaluate_every: int = 100
+    checkpoint_every: int = 500
+
+    def fit(
+        self,
+        method: Method,
+        stream: Stream,
+        steps: int,
+        out: Path | None = None,
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        name: str = "fit",
+        show: bool = False,
+    ) -> nn.Module:
+        """Train up to `steps`, from the checkpoint in `out` if there is one, and return the averaged `method.model`.
+
+        evaluate: metrics of the average, logged; name, show: of the progress bar. Raises `UserError` when a loss is not
+        finite or the checkpoint cannot be used.
+        """
+        device = resolve(self.device)
+        method.to(device).train()
+        updates = method.updates()
+        state = State(method, {k: self._optimizer(u) for k, u in updates.items() if isinstance(u, Update)}, self.ema)
+        if out is not None and (out / "checkpoint.pt").exists():
+            state.load(out / "checkpoint.pt")
+        main = distributed.rank() == 0
+        log = Log(out / "log.jsonl" if out is not None and main else None, state.step)
+        step = _Step(self, state, updates, device)
+        began = time.perf_counter() - state.seconds
+        with Bar(name, steps, state.step, show and main) as bar:
+            for batch in _prefetched(stream, state.step, steps, step.timer):
+                step(batch)
+                state.step = batch.step + 1
+                due = {what: self._due(what, state.step, steps) for what in ("log", "evaluate", "checkpoint")}
+                if any(due.values()):
+                    state.seconds = time.perf_counter() - began
+                    line = step.report(state.seconds)
+                    line |= evaluate(state.ema.target) if evaluate and due["evaluate"] else {}
+                    log.write({"step": state.step, **line})
+                    bar.note(state.step, line["steps_per_second"], line)
+                if due["checkpoint"] and out is not None and main:
+                    state.save(out / "checkpoint.pt")
+                bar.step()
+        step.statistics.remove()
+        distributed.barrier()
+        return state.ema.target
+
+    def _due(self, what: str, step: int, steps: int) -> bool:
+        every = {"log": self.log_every, "evaluate": self.evaluate_every, "checkpoint": self.checkpoint_every}[what]
+        return step == steps or (every > 0 and step % every == 0)
+
+    def _optimizer(self, update: Update) -> Optimizer:
+        sgd = partial(torch.optim.SGD, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        make = update.optimizer or partial(sgd, nesterov=self.momentum > 0)
+        optimizer = make([p for p in update.module.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+
+class _Step:
+    """One training step, and what it measured since the last log line."""
+
+    def __init__(self, engine: Engine, state: State, updates: dict[str, Update | Average], device: torch.device) -> None:
+        self.engine, self.state, self.updates, self.device = engine, state, updates, device
+        self.timer, self.statistics = Timer(device), Statistics(state.method)
+        self._broken: dict[str, Tensor] = {}  # by term: the first step at which it was not finite
+        self._since = (state.step, time.perf_counter())
+
+    def __call__(self, batch: Batch) -> None:
+        for name, update in self.updates.items():
+            if isinstance(update, Average):
+                move(update, batch.step)
+            elif batch.step % update.every == 0:
+                with self.timer.part(name), self.statistics.written_by(update.module):
+                    self._update(name, update, batch)
+        move(self.state.ema, batch.step)
+
+    def _update(self, name: str, update: Update, batch: Batch) -> None:
+        engine, optimizer = self.engine, self.state.optimizers[name]
+        parameters = [p for p in update.module.parameters() if p.requires_grad]
+        seed = (engine.seed, "step", batch.step, name)
+        torch.manual_seed(noise.derive(*seed))  # for dropout; everything else draws from `noise`
+        # Without the cache, a no-grad pass leaves no casts that lack a graph (pytorch #112583).
+        cast = torch.autocast(self.device.type, torch.bfloat16, engine.precision == "bf16", cache_enabled=False)
+        with noise.seeded(*seed), cast:
+            losses = update.loss(batch)
+        gradients = distributed.average(update.combine(losses, parameters))
+        self._record(name, losses, batch.step)
+        if engine.clip:
+            norm = torch.stack(torch._foreach_norm(gradients)).norm()
+            torch._foreach_mul_(gradients, (engine.clip / (norm + 1e-12)).clamp(max=1.0))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule.factor(engine.schedule, batch.progress)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in losses.memory.items():
+                self.state.method.get_buffer(buffer).copy_(value)
+
+    def _record(self, name: str, losses: Losses, step: int) -> None:
+        self.state.metrics |= {f"{name}/{k}": v.detach() for k, v in (*losses.terms.items(), *losses.metrics.items())}
+        for term, value in losses.terms.items():
+            key = f"{name}/{term}"
+            before = self._broken.setdefault(key, torch.full((), NEVER, device=self.device))
+            self._broken[key] = torch.where(value.detach().isfinite(), before, before.clamp(max=step))
+
+    def report(self, seconds: float) -> dict[str, Any]:
+        """The newest terms and metrics, averaged over ranks, and times; raises `UserError` if a term was not finite."""
+        self._check()
+        values = torch.stack([value.float() for value in self.state.metrics.values()])
+        mean = distributed.average([values])[0].tolist()
+        steps, now = self.state.step - self._since[0], time.perf_counter()
+        rate = steps / (now - self._since[1])
+        self._since = (self.state.step, now)
+        times = {"seconds": round(seconds, 3), "steps_per_second": round(rate, 2)}
+        parts = {f"time/{part}": round(spent, 4) for part, spent in self.timer.take().items()}
+        return times | parts | dict(zip(self.state.metrics, mean, strict=True))
+
+    def _check(self) -> None:
+        first = distributed.concatenate(torch.stack(list(self._broken.values()))[None]).amin(0).tolist()
+        bad = {term: step for term, step in zip(self._broken, first, strict=True) if step < NEVER}
+        if bad:
+            term = min(bad, key=lambda key: bad[key])
+            raise UserError(
+                f"the loss term '{term}' was not finite at step {bad[term]}. The last checkpoint is as it was; "
+                "a lower --lr or --clip 1 often helps."
+            )
+
+
+def _prefetched(stream: Stream, first: int, steps: int, timer: Timer) -> Iterator[Batch]:
+    """The batches from `first` on, the next one being made on a thread while the current one is used."""
+    with ThreadPoolExecutor(1, "stream") as thread:
+        ahead = thread.submit(stream, first) if first < steps else None
+        for step in range(first, steps):
+            assert ahead is not None
+            with timer.part("data"):
+                batch = ahead.result()
+            ahead = thread.submit(stream, step + 1) if step + 1 < steps else None
+            yield batch

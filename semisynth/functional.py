@@ -1,0 +1,82 @@
+"""The mathematics that methods share: frozen weights, the look-ahead and its hypergradient, means over the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semisynth import distributed
+
+Function = Callable[..., Any]
+
+
+def at(module: nn.Module, parameters: Mapping[str, Tensor]) -> Function:
+    """`module` as a function with these parameters in place of its own; its buffers are read and never written."""
+
+    def call(*arguments: Any) -> Any:
+        buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        return torch.func.functional_call(module, {**buffers, **parameters}, arguments)
+
+    return call
+
+
+def frozen(module: nn.Module) -> Function:
+    """`module` with constant weights and live inputs.
+
+    A target that depends on what is being optimised (through the images) must stop the gradient at the weights:
+    `.detach()` on its output would cut the path through the images too.
+    """
+    return at(module, {name: parameter.detach() for name, parameter in module.named_parameters()})
+
+
+def look_ahead(module: nn.Module, loss: Tensor, lr: float) -> Function:
+    """`module` after one plain gradient step down `loss`, differentiable through that step (the naive unroll)."""
+    parameters = dict(module.named_parameters())
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return at(module, {name: p - lr * g for (name, p), g in zip(parameters.items(), gradients, strict=True)})
+
+
+def hypergradient(
+    model: nn.Module, fixed: Tensor, varying: Tensor, outer: Callable[[Function], Tensor], lr: float
+) -> Tensor:
+    """The outer loss one gradient step ahead, exact in value and in gradient, at the price of one mixed derivative.
+
+    With theta' = theta - lr grad(fixed + varying), only `varying` depending on what is optimised, phi:
+        d outer(theta') / d phi = -lr d/dphi < grad_theta varying, v >,   v = grad outer at theta', held constant,
+    so only the branch of `varying` is differentiated twice (the chain rule for a one-step unroll, as in MAML).
+    Under data parallel both gradients are averaged, hence theta' and v belong to the global batch.
+
+    fixed, varying: scalars computed with `model`'s own parameters; outer: from the model one step ahead to a scalar.
+    Returns a scalar whose gradient with respect to phi is the hypergradient; it has none with respect to theta.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    constant = torch.autograd.grad(fixed, parameters, allow_unused=True, materialize_grads=True)
+    mixed = torch.autograd.grad(varying, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    inner = distributed.average([c + m.detach() for c, m in zip(constant, mixed, strict=True)])
+    ahead = [(p.detach() - lr * g).requires_grad_() for p, g in zip(parameters, inner, strict=True)]
+    with torch.enable_grad():
+        value = outer(at(model, dict(zip(names, ahead, strict=True))))
+    v = distributed.average(torch.autograd.grad(value, ahead, allow_unused=True, materialize_grads=True))
+    product = torch.stack([(m * w).sum() for m, w in zip(mixed, v, strict=True) if m.requires_grad]).sum()
+    return value.detach() - lr * (product - product.detach())
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over the rows of all ranks; its gradient is this rank's part, so that averaged gradients are exact."""
+    local = x.mean(0)
+    return local + (distributed.average([local.detach()])[0] - local.detach())
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all ranks in the order of the global batch, without gradient."""
+    return distributed.concatenate(x)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine similarity of matching rows (n, d), (n, d) -> (n,)."""
+    return nn.functional.cosine_similarity(a, b, dim=-1)

@@ -1,0 +1,31 @@
+"""Generators: what a method may be given instead of unlabeled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from semisynth.errors import UserError, choose
+from semisynth.generators.gan import ConditionalGenerator
+from semisynth.generators.protocol import Generator as Generator
+from semisynth.generators.protocol import Permuted as Permuted
+from semisynth.generators.protocol import sample as sample
+from semisynth.weights import SHIPPED, load_into, read_json
+
+NAMES = ("glyphs", "letters")
+
+
+def load(name: str) -> Generator:
+    """A shipped generator by name, or one from the run directory of `fit --method gan`.
+
+    Raises `UserError` for an unknown name, a directory of another method, and damaged files.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        path = SHIPPED / f"{choose(name, NAMES, 'generator (or run directory)')}-generator"
+    config = read_json(path / "config.json")
+    if config.get("method", {}).get("name") != "gan":
+        raise UserError(f"{path} is not a run of --method gan: --generator needs {', '.join(NAMES)} or such a run.")
+    shape, classes = read_json(path / "result.json")["shape"], read_json(path / "result.json")["classes"]
+    generator = ConditionalGenerator(tuple(shape), classes, config["method"]["latent"], config["method"]["width"])
+    load_into(generator, path / "model.safetensors")
+    return generator.eval().requires_grad_(False)

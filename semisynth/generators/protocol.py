@@ -1,0 +1,55 @@
+"""What a generator is to every method: images as a differentiable function of a latent and a class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisynth import noise
+
+
+class Generator(nn.Module, ABC):
+    """generator(z, y) -> images (n, c, h, w) in [0, 1], differentiable in z and in a soft y.
+
+    z: (n, *latent_shape), standard normal; y: labels (n,), soft class vectors (n, classes), or None when classes is 0.
+    """
+
+    latent_shape: tuple[int, ...]
+    classes: int
+
+    @abstractmethod
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The images."""
+
+
+class Permuted(Generator):
+    """A conditional generator whose class numbers are shuffled by a seed, so that none of them tells what it means."""
+
+    def __init__(self, generator: Generator, seed: int) -> None:
+        super().__init__()
+        self.generator, self.latent_shape, self.classes = generator, generator.latent_shape, generator.classes
+        order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(noise.derive(seed, "classes")))
+        self.register_buffer("order", order)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of the classes that the shuffled numbers stand for."""
+        order = self.get_buffer("order")
+        if y is not None:
+            y = order[y] if y.ndim == 1 else y[:, order.argsort()]
+        images: Tensor = self.generator(z, y)
+        return images
+
+
+def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Class vectors (n, classes): one-hot for labels (n,), unchanged for vectors."""
+    return F.one_hot(y, classes).to(like.dtype) if y.ndim == 1 else y
+
+
+def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
+    """n images with z ~ N(0, I) and foundation classes uniform; n, the noise and its slicing as in `noise`."""
+    z = noise.normal(n, *generator.latent_shape, like=like)
+    y = noise.integers(generator.classes, n).to(z.device) if generator.classes else None
+    return generator(z, y)

@@ -1,0 +1,124 @@
+"""The contract: a training step is an ordered list of updates; an update is a module and the loss that moves it."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from semisynth.combine import Combine, total
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data: this rank's part of it.
+
+    x: labeled images (n, c, h, w) in [0, 1]; y: labels (n,); u: unlabeled images (m, c, h, w), m = 0 without any;
+    index: data set index of each row of u, -1 for a synthetic one; step: from 0; progress: step / steps.
+    """
+
+    x: Tensor
+    y: Tensor
+    u: Tensor
+    index: Tensor
+    step: int = 0
+    progress: float = 0.0
+
+
+class Losses(NamedTuple):
+    """What a loss returns; computing it writes nothing.
+
+    terms: weighted scalars, differentiated after `combine`; metrics: only logged; shared: the representation at which
+    `combine` may compare gradients; memory: new values of the method's buffers by name, committed once by the engine.
+    """
+
+    terms: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor] = NOTHING
+    shared: Tensor | None = None
+    memory: Mapping[str, Tensor] = NOTHING
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step of `module` down `loss`, every so many steps; `optimizer` None means the engine's own."""
+
+    module: nn.Module
+    loss: Callable[[Batch], Losses]
+    combine: Combine = total
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Average:
+    """Moves `target` towards `source`: target <- d target + (1 - d) source, d = min(decay, (1 + step) / (10 + step))."""
+
+    target: nn.Module
+    source: nn.Module
+    decay: float = 0.999
+
+
+class Method(nn.Module, ABC):
+    """A training method: modules, buffers and the ordered updates of one step.
+
+    The constructor's parameters without a default are its parts, given by name by a recipe (model, weak, strong,
+    generator, shape, classes); those with a default are its options, offered on the command line. `ranges` says what
+    `tune` draws them from: a pair (low, high) log-uniformly, a list as a choice. `task` says how the model is evaluated,
+    `reads_u` whether the losses need unlabeled images in the batch.
+    """
+
+    task: ClassVar[Literal["classify", "generate", "represent"]] = "classify"
+    reads_u: ClassVar[bool] = True
+    ranges: ClassVar[Mapping[str, Sequence[Any]]] = MappingProxyType({})
+    model: nn.Module
+
+    @abstractmethod
+    def updates(self) -> dict[str, Update | Average]:
+        """The updates of a step, run in this order."""
+
+    def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
+        """n synthetic images of each kind that the method works with, for the report; device and dtype of `like`."""
+        return {}
+
+
+class External(nn.Module):
+    """A foreign network (generator, teacher): always in eval mode, without gradient for its weights, not in `state_dict`.
+
+    It moves with the method to a device or dtype; a checkpoint stores its `fingerprint` instead of its weights.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # A tuple hides it from nn.Module's registration, and so from parameters() and state_dict().
+        self._hidden = (module.eval().requires_grad_(False),)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        return self._hidden[0]
+
+    def forward(self, *arguments: Any) -> Any:
+        """Call the network."""
+        return self.module(*arguments)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> External:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of names, shapes and float32 values of the weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

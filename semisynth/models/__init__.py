@@ -1,0 +1,48 @@
+"""Classifiers by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from semisynth.errors import UserError, choose
+from semisynth.models.classifier import Classifier as Classifier
+from semisynth.models.cnn import small_cnn as small_cnn
+from semisynth.models.mapper import Mapper as Mapper
+from semisynth.models.wrn import wrn as wrn
+from semisynth.weights import SHIPPED, read_json
+
+NAMES = ("small-cnn", "small-cnn-bn", "wrn-16-2", "wrn-16-2-bn", "wrn-28-2", "wrn-28-2-bn")
+
+
+def build(name: str, channels: int, classes: int) -> Classifier:
+    """A fresh classifier: "small-cnn" or "wrn-<depth>-<factor>" with GroupNorm, or with BatchNorm when "-bn" follows.
+
+    Raises `UserError` for another name, and for a depth that is not 6 n + 4.
+    """
+    base, kind = (name[:-3], "batch") if name.endswith("-bn") else (name, "group")
+    sizes = re.fullmatch(r"wrn-(\d+)-(\d+)", base)
+    if sizes is None:
+        choose(name, NAMES, "model")
+        return small_cnn(channels, classes, norm_kind="batch" if kind == "batch" else "group")
+    depth, factor = int(sizes[1]), int(sizes[2])
+    if depth < 10 or (depth - 4) % 6 or factor < 1:
+        raise UserError(f"model '{name}': the depth of a WRN is 6 n + 4 (10, 16, 22, 28, ...) and its factor at least 1.")
+    return wrn(depth, factor, channels, classes, norm_kind="batch" if kind == "batch" else "group")
+
+
+def foundation(init: str, model: str) -> Path:
+    """The weights file that `init` means for this network: "foundation" ships with the package, else a run directory.
+
+    Raises `UserError` when none ships for this network, or the run is of another one.
+    """
+    path = SHIPPED / f"glyphs-{model}" if init == "foundation" else Path(init)
+    if not (path / "config.json").exists():
+        raise UserError(
+            f"--init {init}: no trained features for '{model}' there. Train them with: semisynth fit --method supervised "
+            f"--data glyphs --model {model} --out DIR, and give --init DIR."
+        )
+    there = read_json(path / "config.json").get("model")
+    if there != model:
+        raise UserError(f"--init {init} holds a '{there}': give --model {there}, or features of a '{model}'.")
+    return path / "model.safetensors"

@@ -1,0 +1,36 @@
+"""A classifier is features and a head; what every network here has in common."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Norm = Literal["group", "batch"]
+
+
+class Normalize(nn.Module):
+    """The model's first layer: images in [0, 1] to [-1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, c, h, w)."""
+        return 2 * x - 1
+
+
+class Classifier(nn.Module):
+    """head(features(x)): images (n, c, h, w) in [0, 1] -> logits (n, classes); `features` gives (n, width)."""
+
+    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def norm(kind: Norm, channels: int) -> nn.Module:
+    """GroupNorm with groups of at least 8 channels, or BatchNorm."""
+    return nn.GroupNorm(max(1, channels // 8), channels) if kind == "group" else nn.BatchNorm2d(channels)

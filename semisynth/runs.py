@@ -1,0 +1,211 @@
+"""Reading run directories: each becomes a `Run`, and runs whose configs differ only in the seed become a `Group`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from scipy.special import stdtrit
+
+from semisynth.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory; `result` is None until the run is finished."""
+
+    path: Path
+    config: dict[str, Any]
+    result: dict[str, Any] | None
+    log: list[dict[str, Any]]
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """What the evaluation on the test split found."""
+        return cast(dict[str, Any], self.result["test"]) if self.result else {}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one config, a seed each: `runs` are finished, `pending` are not, `repeated` have a seed of `runs`."""
+
+    label: str
+    kind: str  # the label without the number of labels: the same method at another number has the same kind
+    config: dict[str, Any]
+    runs: tuple[Run, ...]
+    pending: tuple[Run, ...]
+    repeated: tuple[Run, ...]
+
+    @property
+    def labels(self) -> int:
+        """Labels per class; 0 for a method without labels."""
+        return self.config.get("labels_per_class") or 0
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of each finished run that has one."""
+        return [run.test["accuracy"] for run in self.runs if "accuracy" in run.test]
+
+    @property
+    def interval(self) -> list[float]:
+        """95 % interval of the test accuracy: Student's t over the seeds, or, for one run, Wilson's over the images."""
+        if len(self.accuracies) > 1:
+            return [min(max(end, 0.0), 1.0) for end in student(self.accuracies)]
+        return list(self.runs[0].test["interval"])
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def student(values: Sequence[float], level: float = 0.95) -> list[float]:
+    """Return the t interval of the mean of at least two `values`."""
+    n, centre = len(values), mean(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance / n)
+    return [centre - half, centre + half]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `config` with nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+def load(paths: Iterable[Path]) -> list[Group]:
+    """Read every run at or below `paths`, grouped; fewest labels first, then in order of reading."""
+    runs = [_read(folder) for folder in dict.fromkeys(folder for path in paths for folder in _find(path))]
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[json.dumps(_unseeded(run.config), sort_keys=True)].append(run)
+    members = sorted(groups.values(), key=lambda runs: runs[0].config.get("labels_per_class") or 0)
+    return [_group(kind, runs) for kind, runs in zip(_kinds([runs[0] for runs in members]), members, strict=True)]
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the flat keys, apart from the seed, at which the configs are not all the same."""
+    flat = [flatten(config) for config in configs]
+    keys = dict.fromkeys(key for config in flat for key in config if key != "seed")
+    return [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
+
+
+def _group(kind: str, runs: list[Run]) -> Group:
+    first: dict[int, Run] = {}
+    for run in runs:
+        if run.result:
+            first.setdefault(run.config["seed"], run)
+    config = _unseeded(runs[0].config)
+    return Group(
+        label=_label(kind, config.get("labels_per_class")),
+        kind=kind,
+        config=config,
+        runs=tuple(first[seed] for seed in sorted(first)),
+        pending=tuple(run for run in runs if not run.result),
+        repeated=tuple(run for run in runs if run.result and first[run.config["seed"]] is not run),
+    )
+
+
+def _unseeded(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
+def _label(kind: str, labels: int | None) -> str:
+    method, *rest = kind.split(", ", 1)
+    count = [] if labels is None else [f"{labels} label{'' if labels == 1 else 's'} per class"]
+    return ", ".join([method, *count, *rest])
+
+
+def _kinds(runs: Sequence[Run]) -> list[str]:
+    """Name each config by its method and initial weights, and by the options that tell it from those of its name."""
+    names = [_name(run.config) for run in runs]
+    kinds = []
+    for run, name in zip(runs, names, strict=True):
+        alike = [other.config for other, its in zip(runs, names, strict=True) if its == name]
+        flat = flatten(run.config)
+        options = [f"{key.removeprefix('method.')} {flat.get(key)}" for key in differences(alike)]
+        kinds.append(", ".join([name, *(option for option in options if not option.startswith("labels_per_class "))]))
+    return kinds
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    method, init = config["method"]["name"], config.get("init")
+    return method if init in (None, "none") else f"{method}, {init}"
+
+
+def _find(path: Path) -> list[Path]:
+    if (path / "config.json").is_file():
+        return [path]
+    found = sorted(config.parent for config in path.rglob("config.json"))
+    if not found:
+        raise UserError(f"no run in '{path}': give the directory of a run (it holds config.json), or one above it.")
+    return found
+
+
+def _read(path: Path) -> Run:
+    config, result = _object(path / "config.json"), _result(path / "result.json")
+    _need(config, path / "config.json", "seed", int)
+    _need(_need(config, path / "config.json", "method", dict), path / "config.json", "name", str)
+    return Run(path, config, result, list(_lines(path / "log.jsonl", finished=result is not None)))
+
+
+def _result(file: Path) -> dict[str, Any] | None:
+    result = _object(file) if file.exists() else {"finished": False}
+    if not result.get("finished", True):
+        return None
+    _check(_need(result, file, "test", dict), file)
+    return result
+
+
+def _check(test: dict[str, Any], file: Path) -> None:
+    if "accuracy" in test:
+        ends = _need(test, file, "interval", list)
+        shares = [_need(test, file, "accuracy", (int, float)), *ends]
+        if len(ends) != 2 or not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
+            raise UserError(f"{file}: 'accuracy' and the two ends of 'interval' must be in [0, 1]: repeat this run.")
+    if "confusion" in test:
+        confusion, names = _need(test, file, "confusion", list), _need(test, file, "per_class", dict)
+        if [len(row) for row in confusion] != [len(names)] * len(names):
+            raise UserError(f"{file}: 'confusion' must have a row and a column per class: repeat this run.")
+
+
+def _need(record: dict[str, Any], file: Path, field: str, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(record.get(field), kind):
+        problem = "has a wrong value" if field in record else "is missing"
+        raise UserError(f"{file}: '{field}' {problem}: repeat this run, or leave it out.")
+    return record[field]
+
+
+def _object(file: Path) -> dict[str, Any]:
+    return _parse(file.read_text(encoding="utf-8", errors="replace"), file, 1)
+
+
+def _lines(file: Path, finished: bool) -> Iterator[dict[str, Any]]:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    lines = text.split("\n")
+    last = lines.pop()
+    if finished:  # the last line of a run that is still writing may be half there
+        lines.append(last)
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            record = _parse(line, file, number)
+            _need(record, file, "step", int)
+            yield record
+
+
+def _parse(text: str, file: Path, line: int) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        raise UserError(f"{file}, line {line}: damaged JSON ({error.msg}): mend it, or repeat this run.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file}, line {line}: expected a JSON object: mend it, or repeat this run.")
+    return value

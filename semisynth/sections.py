@@ -1,0 +1,298 @@
+"""The sections of a report: each takes the groups and the colour of each kind and returns HTML, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from semisynth import charts
+from semisynth.errors import UserError
+from semisynth.runs import Group, Run, differences, flatten, mean
+
+SHOWN = 100  # synthetic images of each kind
+OPEN = 4  # so many confusion matrices are on the page unfolded
+Colours = Mapping[str, str]
+
+
+def accuracy(groups: Sequence[Group], colours: Colours) -> str:
+    """Table and chart of the test accuracy."""
+    scored = [group for group in groups if group.accuracies]
+    if not scored:
+        return ""
+    shares = [share for group in scored for share in (*group.accuracies, *group.interval)]
+    at = [tick for tick in charts.ticks(min(shares), max(shares)) if -1e-9 < tick < 1 + 1e-9]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Accuracy, %", "95 % interval", "Runs", "Seconds"))
+    bodies = (
+        "".join(_accuracy_row(group, at, colours[group.kind]) for group in scored if group.labels == labels)
+        for labels in dict.fromkeys(group.labels for group in scored)
+    )
+    return _section(
+        "Test accuracy",
+        _reading(scored),
+        f'<table class="accuracy"><thead><tr><th scope="col">Setting</th><td></td>{head}</tr></thead>'
+        + "".join(f"<tbody>{body}</tbody>" for body in bodies)
+        + f'<tfoot><tr><td></td><td class="chart">{charts.scale(at)}</td><td colspan="4"></td></tr></tfoot></table>',
+    )
+
+
+def basis(group: Group) -> str:
+    """Say what the interval of the accuracy is over."""
+    many = len(group.accuracies)
+    return f"t over {many} seeds" if many > 1 else f"Wilson over {group.runs[0].test.get('images', 'the')} images"
+
+
+def measures(groups: Sequence[Group], colours: Colours) -> str:
+    """Table of the other numbers that the evaluation found."""
+    rows = {group.label: _scalars(group.runs) for group in groups if group.runs}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    if not names:
+        return ""
+    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in ("setting", *names))
+    body = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f"<td>{row[name]:.4g}</td>" if name in row else "<td>–</td>" for name in names)
+        for label, row in rows.items()
+    )
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tr></tbody></table></div>'
+    return _section("Other measures", "On the test images, mean over the runs.", table)
+
+
+def curves(groups: Sequence[Group], colours: Colours) -> str:
+    """What the log says by step, a panel for each number of labels: validation, then every loss term and metric."""
+    panels = dict.fromkeys(group.labels for group in groups)
+    members = ([group for group in groups if group.labels == labels] for labels in panels)
+    content = "".join(_panel(panel, colours, folded=len(panels) > 1) for panel in members)
+    return _section("Curves", "By step, mean over the runs of a setting.", content)
+
+
+def confusion(groups: Sequence[Group], colours: Colours) -> str:
+    """Confusion matrix of each group, summed over its runs."""
+    figures = [_confusion(group) for group in groups if group.runs and "confusion" in group.runs[0].test]
+    note = "Rows are the true classes, columns the predicted ones; test images, summed over the runs."
+    content = f'<div class="pairs">{"".join(figures)}</div>' if figures else ""
+    return _section("Confusion", note, _fold(f"{len(figures)} matrices", content) if len(figures) > OPEN else content)
+
+
+def samples(groups: Sequence[Group], colours: Colours) -> str:
+    """Synthetic images: those of uniform classes beside those the mapper asks for."""
+    files = (_first_samples(group) for group in groups)
+    content = "".join(_sheets(group, file) for group, file in zip(groups, files, strict=True) if file)
+    return _section("Synthetic images", "From the first run of a setting.", content)
+
+
+def time(groups: Sequence[Group], colours: Colours) -> str:
+    """Time of each part of a step."""
+    spent = {group.label: parts for group in groups if (parts := _parts(group.runs or group.pending))}
+    names = dict.fromkeys(name for parts in spent.values() for name in parts)
+    shades = {name: charts.series(i) for i, name in enumerate(names)}
+    longest = max((math.fsum(parts.values()) for parts in spent.values()), default=1.0)
+    content = "".join(
+        f"<figure><figcaption>{escape(label)}: <b>{_short(math.fsum(parts.values()))} ms</b></figcaption>"
+        + charts.bar(parts, longest, shades)
+        + '<ul class="keys">'
+        + "".join(f"<li>{_key(shades[name])}{escape(name)} {_short(value)}</li>" for name, value in parts.items())
+        + "</ul></figure>"
+        for label, parts in spent.items()
+    )
+    return _section("Time per step", "Milliseconds in each part of a step, mean over the steps and runs.", content)
+
+
+def setup(groups: Sequence[Group], colours: Colours) -> str:
+    """What it takes to repeat the runs: how the configs differ, each in full with its commands, the environments."""
+    keys = differences([group.config for group in groups])
+    content = _list({group.label: _options(group, keys) for group in groups}) if keys else ""
+    content += "".join(_fold(f"Config and command of {group.label}", _full(group)) for group in groups)
+    environments: dict[str, list[Run]] = {}
+    for run in (run for group in groups for run in group.runs):
+        environments.setdefault(json.dumps(run.result and run.result.get("environment")), []).append(run)
+    for text, members in environments.items():
+        rows = {str(key): escape(str(value)) for key, value in (json.loads(text) or {}).items()}
+        content += f"<h3>Environment of {_count(len(members), 'run')}</h3>{_list(rows)}" if rows else ""
+    return _section(
+        "Setup", "What it takes to repeat the runs" + (", after where they differ." if keys else "."), content
+    )
+
+
+def left_out(groups: Sequence[Group], colours: Colours) -> str:
+    """Runs that are in no figure above, and why."""
+    rows = {run.path: f"not finished{_progress(run)}" for group in groups for run in group.pending}
+    rows |= {
+        run.path: f"repeats seed {run.config['seed']} of {escape(group.label)}"
+        for group in groups
+        for run in group.repeated
+    }
+    note = "No accuracy above counts these. Running the command of an unfinished run again resumes it."
+    return _section("Runs left out", note, _list({str(path): reason for path, reason in rows.items()}) if rows else "")
+
+
+ALL = (accuracy, measures, curves, confusion, samples, time, setup, left_out)
+
+
+def _section(title: str, note: str, content: str) -> str:
+    return f'<section><h2>{title}</h2><p class="note">{note}</p>{content}</section>' if content else ""
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def _list(rows: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{html}</dd>' for name, html in rows.items())}</dl>"
+
+
+def _key(colour: str) -> str:
+    return f'<svg class="key {colour}" aria-hidden="true"><line x2="100%" y1="50%" y2="50%"/></svg>'
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _accuracy_row(group: Group, at: Sequence[float], colour: str) -> str:
+    seeds, (low, high) = group.accuracies, group.interval
+    seconds = [run.result["seconds"] for run in group.runs if run.result and _is_number(run.result.get("seconds"))]
+    return (
+        f'<tr><th scope="row">{_key(colour)}{escape(group.label)}</th>'
+        f'<td class="chart">{charts.strip(seeds, mean(seeds), (low, high), at, colour)}</td>'
+        f'<td class="main" data-label="%">{100 * mean(seeds):.1f}</td>'
+        f"<td>{100 * low:.1f} to {100 * high:.1f}<small>{escape(basis(group))}</small></td>"
+        f'<td data-label="{"run" if len(seeds) == 1 else "runs"}">{len(seeds)}</td>'
+        f'<td data-label="s">{_short(mean(seconds)) if seconds else "–"}</td></tr>'
+    )
+
+
+def _reading(groups: Sequence[Group]) -> str:
+    notes = [
+        "The large dot is the mean, the bar its 95 % interval, each faint dot a seed; seconds are the mean of a run."
+    ]
+    if any(len(group.accuracies) > 1 for group in groups):
+        notes += ["Intervals by t cover the draw of labels and training, not the choice of the test images."]
+    if any(len(group.accuracies) == 1 for group in groups):
+        notes += ["Intervals by Wilson cover the choice of the test images, not the draw of labels or training."]
+    return " ".join(notes)
+
+
+def _scalars(members: Sequence[Run]) -> dict[str, float]:
+    names = [
+        name for name, value in members[0].test.items() if _is_number(value) and name not in ("images", "accuracy")
+    ]
+    return {
+        name: mean([run.test[name] for run in members])
+        for name in names
+        if all(_is_number(run.test.get(name)) for run in members)
+    }
+
+
+def _panel(groups: Sequence[Group], colours: Colours, folded: bool) -> str:
+    logged = dict.fromkeys(
+        name for group in groups for run in group.runs or group.pending for line in run.log for name in line
+    )
+    validation = [name for name in ("validation/accuracy", "validation/loss") if name in logged]
+    terms = [name for name in logged if "/" in name and not name.startswith(("time/", "validation/"))]
+    first, rest = (_plots(names, groups, colours) for names in (validation, terms))
+    if not first + rest:
+        return ""
+    keys = "".join(f"<li>{_key(colours[group.kind])}{escape(group.label)}</li>" for group in groups)
+    plots = (
+        f"{first}{_fold('Loss terms', rest) if rest else ''}" if folded else f'<div class="plots">{first}{rest}</div>'
+    )
+    return f'<ul class="keys">{keys}</ul>{plots}'
+
+
+def _plots(names: Iterable[str], groups: Sequence[Group], colours: Colours) -> str:
+    by_label = {group.label: colours[group.kind] for group in groups}
+    figures = []
+    for name in names:
+        found = {group.label: points for group in groups if (points := _curve(group.runs or group.pending, name))}
+        title = "validation/accuracy, %" if name == "validation/accuracy" else name
+        figures += [charts.lines(title, found, by_label)] if found else []
+    return "".join(figures)
+
+
+def _curve(members: Sequence[Run], name: str) -> charts.Points:
+    """Mean over the runs of what they log as `name`, at the steps where all of them do; accuracy in percent."""
+    unit = 100 if name == "validation/accuracy" else 1
+    values = [{line["step"]: unit * line[name] for line in run.log if _is_number(line.get(name))} for run in members]
+    steps = sorted(set.intersection(*(set(value) for value in values)))
+    return [(step, mean([value[step] for value in values])) for step in steps]
+
+
+def _confusion(group: Group) -> str:
+    classes = list(group.runs[0].test["per_class"])
+    counts = np.sum([run.test["confusion"] for run in group.runs], axis=0)
+    drawing = charts.heat(counts, classes, f"confusion matrix of {group.label}")
+    return f'<figure><figcaption>{escape(group.label)}</figcaption><div class="scroll">{drawing}</div></figure>'
+
+
+def _first_samples(group: Group) -> Path | None:
+    files = (run.path / "samples.safetensors" for run in (*group.runs, *group.pending))
+    return next((file for file in files if file.exists()), None)
+
+
+def _sheets(group: Group, file: Path) -> str:
+    try:
+        images = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file}: damaged ({error}): repeat this run, or delete the file.") from error
+    captions = {"uniform": "uniform classes", "mapped": "classes that the mapper asks for"}
+    sheets = "".join(
+        _sheet(images[name], f"{caption}, {group.label}", file) for name, caption in captions.items() if name in images
+    )
+    return f'<div class="pairs">{sheets}</div>'
+
+
+def _sheet(images: npt.NDArray[np.floating[Any]], caption: str, file: Path) -> str:
+    if images.ndim != 4 or not len(images):
+        raise UserError(f"{file}: expected images of shape (n, c, h, w): repeat this run, or delete the file.")
+    alt = f"{min(len(images), SHOWN)} synthetic images in rows of ten: {caption}"
+    image = f'<img class="pixels" src="{charts.montage(images[:SHOWN])}" alt="{escape(alt)}">'
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
+
+
+def _parts(members: Sequence[Run]) -> dict[str, float]:
+    """Milliseconds per step in each part, longest first: sums over the log, mean over the runs."""
+    spent: dict[str, float] = {}
+    logs = [run.log for run in members if run.log]
+    for log in logs:
+        for line in log:
+            for name, value in line.items():
+                if name.startswith("time/") and _is_number(value):
+                    part = name.removeprefix("time/")
+                    spent[part] = spent.get(part, 0.0) + 1000 * value / log[-1]["step"] / len(logs)
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+
+
+def _options(group: Group, keys: Iterable[str]) -> str:
+    flat = flatten(group.config)
+    return " ".join(f"<code>{escape(key)}={escape(json.dumps(flat[key]))}</code>" for key in keys if key in flat)
+
+
+def _full(group: Group) -> str:
+    config = json.dumps(group.config, indent=2, ensure_ascii=False)
+    members = (*group.runs, *group.pending)
+    commands = [run.result["command"] for run in group.runs if run.result and "command" in run.result]
+    seeds = ", ".join(str(run.config["seed"]) for run in members)
+    shown = f"<pre>{escape(chr(10).join(map(str, commands)))}</pre>" if commands else ""
+    return f"<p>Seeds: {seeds}</p>{shown}<pre>{escape(config)}</pre>"
+
+
+def _progress(run: Run) -> str:
+    steps = f" of {run.config['steps']}" if "steps" in run.config else ""
+    return f", step {run.log[-1]['step']}{escape(steps)}" if run.log else ""

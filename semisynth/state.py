@@ -1,0 +1,114 @@
+"""Everything that a run remembers between two steps, and how it is kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from semisynth.errors import UserError
+from semisynth.method import Average, External, Method
+
+FORMAT = 1
+
+
+@torch.no_grad()
+def move(average: Average, step: int) -> None:
+    """Move an average by one step; buffers are copied."""
+    decay = min(average.decay, (1 + step) / (10 + step))
+    targets, sources = list(average.target.parameters()), list(average.source.parameters())
+    torch._foreach_lerp_(targets, sources, 1 - decay)
+    for target, source in zip(average.target.buffers(), average.source.buffers(), strict=True):
+        target.copy_(source)
+
+
+class State:
+    """The memory of a run: the method's tensors, the optimisers', the evaluation average, and the number of steps done."""
+
+    def __init__(self, method: Method, optimizers: dict[str, Optimizer], decay: float) -> None:
+        self.method, self.optimizers = method, optimizers
+        self.ema = Average(copy.deepcopy(method.model).requires_grad_(False).eval(), method.model, decay)
+        self.step = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, Tensor] = {}  # the newest value of each term and metric: updates may run at other steps
+
+    def externals(self) -> dict[str, str]:
+        """The fingerprints of the foreign networks by name."""
+        modules = self.method.named_modules()
+        return {name: module.fingerprint() for name, module in modules if isinstance(module, External)}
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint beside `path`, then rename it: `path` is whole at any moment."""
+        content = {
+            "format": FORMAT,
+            "step": self.step,
+            "seconds": self.seconds,
+            "metrics": self.metrics,
+            "externals": self.externals(),
+            "method": self.method.state_dict(),
+            "ema": self.ema.target.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+        beside = path.with_name(path.name + ".part")
+        torch.save(content, beside)
+        os.replace(beside, path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint; `UserError` if it is damaged or belongs to another method or generator."""
+        content = _read(path)
+        if content["externals"] != self.externals():
+            raise UserError(f"{path} was made with another generator or teacher: use the same one, or another --out.")
+        try:
+            self.method.load_state_dict(content["method"])
+            self.ema.target.load_state_dict(content["ema"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(content["optimizers"][name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(f"{path} does not fit this method: {error}. Use another --out.") from error
+        self.step, self.seconds, self.metrics = content["step"], content["seconds"], content["metrics"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise UserError(f"{path} has format {content['format']}, this version reads {FORMAT}: start in another --out.")
+        return content
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged: delete it to start this run again from its first step.") from error
+
+
+class Statistics:
+    """Lets a BatchNorm write its running statistics only in its own module's update, and only in passes with gradient.
+
+    A mapper's update leaves the classifier's buffers bitwise unchanged, and a no-grad weak pass does not count twice.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._writers: set[nn.Module] = set()
+        norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+        self._handles = [norm.register_forward_pre_hook(self._guard) for norm in norms]
+
+    @contextlib.contextmanager
+    def written_by(self, module: nn.Module) -> Iterator[None]:
+        """Within this context only `module`'s norms may write."""
+        self._writers = set(module.modules())
+        yield
+        self._writers = set()
+
+    def _guard(self, norm: nn.Module, _: tuple[Tensor, ...]) -> None:
+        norm.track_running_stats = norm in self._writers and torch.is_grad_enabled()
+
+    def remove(self) -> None:
+        """Give the norms back as they were."""
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,69 @@
+"""Weights on disk: safetensors, written beside and then renamed, read with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from semisynth.errors import UserError
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; `UserError` names the file and the line that cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: give the path of a run directory or of a configuration.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}. It must be JSON.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object.")
+    return content
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors under their names."""
+    beside = path.with_name(path.name + ".part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+    os.replace(beside, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; `UserError` if it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: it is written when a run ends; was this one cut off?") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): make it again, or restore it.") from error
+
+
+def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
+    """Fill `module` with the tensors of `path` whose names start with `prefix`, which is cut off; all must fit."""
+    tensors = {name[len(prefix) :]: t for name, t in read_tensors(path).items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error

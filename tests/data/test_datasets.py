@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from semisynth.data import datasets
+from semisynth.data.datasets import Dataset, Images
+from semisynth.data.glyphs import render
+from semisynth.errors import UserError
+
+SIZES = {"digits": (997, 300, 500), "glyphs": (22320, 620, 1240), "letters": (18720, 520, 1040)}
+
+
+def parts(data: Dataset) -> list[Images]:
+    return [data.pool, data.validation, data.test]
+
+
+def rows(x: Tensor) -> Tensor:
+    """The images as sorted rows, for comparison as multisets."""
+    return x.flatten(1).unique(dim=0)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_shapes_types_sizes_and_classes(name):
+    data = datasets.load(name)
+    assert (data.name, data.shape, data.flip) == (name, (1, 16, 16), False)
+    assert tuple(len(part) for part in parts(data)) == SIZES[name]
+    for part in parts(data):
+        assert part.x.shape == (len(part), 1, 16, 16)
+        assert part.x.dtype == torch.uint8
+        assert part.y.dtype == torch.int64
+        assert part.y.unique().tolist() == list(range(len(data.classes)))
+        assert part.x.max() == 255
+        assert part.x.min() == 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_no_image_is_in_two_splits(name):
+    data = datasets.load(name)
+    assert len(rows(torch.cat([part.x for part in parts(data)]))) == sum(SIZES[name])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_splits_are_stratified_within_one_image_per_class(name):
+    data = datasets.load(name)
+    counts = torch.stack([part.y.bincount() for part in parts(data)]).double()
+    quota = counts.sum(0) * counts.sum(1, keepdim=True) / counts.sum()
+    assert (counts - quota)[1:].abs().max() < 1.5  # validation is drawn from what the test left
+    assert (counts - quota)[2].abs().max() < 1
+
+
+def test_digits_are_the_real_digits_resized():
+    raw = load_digits()
+    data = datasets.load("digits")
+    x = torch.cat([part.x for part in parts(data)])
+    y = torch.cat([part.y for part in parts(data)])
+    assert data.classes == tuple("0123456789")
+    # Pixel (2i + 1, 2j + 1) lies a quarter of the way from (i, j) to (i + 1, j + 1).
+    grid = raw.images * (255 / 16)
+    down = 0.75 * grid[:, :-1] + 0.25 * grid[:, 1:]
+    inner = np.rint(0.75 * down[:, :, :-1] + 0.25 * down[:, :, 1:])
+    expected = {(image.tobytes(), label) for image, label in zip(inner.astype(np.uint8), raw.target, strict=True)}
+    got = {(image.tobytes(), label) for image, label in zip(x[:, 0, 1:-1:2, 1:-1:2].numpy(), y.tolist(), strict=True)}
+    assert got == expected
+
+
+def test_digits_are_the_same_on_every_machine():
+    content = hashlib.sha256()
+    for part in parts(datasets.load("digits")):
+        content.update(part.x.numpy().tobytes() + bytes(part.y.tolist()))
+    assert content.hexdigest()[:16] == "9ae458ee734d0b3f"
+
+
+def test_glyphs_are_the_rendering_and_letters_are_glyphs_without_digits():
+    glyphs, letters = datasets.load("glyphs"), datasets.load("letters")
+    assert "".join(glyphs.classes) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    assert letters.classes == glyphs.classes[10:]
+    x, y = render(390)
+    assert torch.equal(torch.cat([glyphs.test.x, glyphs.validation.x, glyphs.pool.x]), x)
+    assert torch.equal(torch.cat([glyphs.test.y, glyphs.validation.y, glyphs.pool.y]), y)
+    for part, whole in zip(parts(letters), parts(glyphs), strict=True):
+        assert torch.equal(part.x, whole.x[whole.y >= 10])
+        assert torch.equal(part.y + 10, whole.y[whole.y >= 10])
+
+
+def test_subset_keeps_the_order_of_the_index():
+    images = Images(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5) * 10)
+    part = images.subset(torch.tensor([4, 1]))
+    assert part.x.flatten().tolist() == [4, 1]
+    assert part.y.tolist() == [40, 10]
+    assert len(part) == 2
+
+
+def test_a_set_is_built_once_per_process():
+    assert datasets.load("digits") is datasets.load("digits")
+
+
+def test_unknown_name_is_told_with_the_nearest_one():
+    with pytest.raises(UserError, match=r"unknown data set 'digit': did you mean 'digits'\?.* digits, glyphs, letters"):
+        datasets.load("digit")
+
+
+def test_importing_the_module_loads_no_optional_library():
+    code = "import sys, semisynth.data.datasets; print({'sklearn', 'matplotlib', 'PIL'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
