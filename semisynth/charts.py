@@ -35,14 +35,14 @@ def series(index: int) -> str:
 
 
 def strip(seeds: Sequence[float], centre: float, interval: Sequence[float], at: Sequence[float], colour: str) -> str:
-    """Draw a row of a dot-and-interval chart over the ticks `at`: grid, interval, a faint dot per seed, the mean."""
+    """Draw a row of a dot-and-interval chart over the ticks `at`; below the mean a faint dot for each seed."""
     x = _across(at)
-    low, high = interval
+    (low, high), middle = interval, "40%" if len(seeds) > 1 else "50%"
     label = f"mean {100 * centre:.1f} %, interval {100 * low:.1f} to {100 * high:.1f} %"
     marks = [f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="100%"/>' for tick in at]
-    marks += [f'<line class="interval" x1="{x(low)}" x2="{x(high)}" y1="50%" y2="50%"/>']
-    marks += [f'<circle class="seed" cx="{x(seed)}" cy="50%" r="3.5"/>' for seed in seeds if len(seeds) > 1]
-    marks += [f'<circle class="mean" cx="{x(centre)}" cy="50%" r="5"/>']
+    marks += [f'<line class="interval" x1="{x(low)}" x2="{x(high)}" y1="{middle}" y2="{middle}"/>']
+    marks += [f'<circle class="seed" cx="{x(seed)}" cy="76%" r="3"/>' for seed in seeds if len(seeds) > 1]
+    marks += [f'<circle class="mean" cx="{x(centre)}" cy="{middle}" r="5"/>']
     return f'<svg class="strip {colour}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
 
 
@@ -87,12 +87,11 @@ def heat(confusion: npt.NDArray[np.int64], classes: Sequence[str], title: str) -
     """
     k, cell = len(classes), 27 if len(classes) <= 20 else 14
     names = [name if len(name) <= 12 else name[:11] + "…" for name in classes]
-    margin = 10 + 7 * max(map(len, names))
-    top = margin if margin > cell else 20
+    wide = 7 * max(map(len, names))
+    turned, margin = wide > cell, wide + 10
+    top = margin if turned else 20
     recall = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
-    marks = [
-        _column_name(name, margin + cell * (i + 0.5), top - 6, turned=margin > cell) for i, name in enumerate(names)
-    ]
+    marks = [_column_name(name, margin + cell * (i + 0.5), top - 6, turned) for i, name in enumerate(names)]
     marks += [f'<text x="{margin + cell * k + 44}" y="{top - 6}" text-anchor="end">recall</text>']
     for i, name in enumerate(names):
         base = top + cell * (i + 0.5) + 4

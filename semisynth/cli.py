@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from semisynth.errors import UserError, choose
 
@@ -68,6 +69,7 @@ def fit(arguments: list[str]) -> None:
 
 def _config_parser(command: str, arguments: list[str]) -> ArgumentParser:
     """A parser of all that a `Config` has; the method's own options are those of the method that is named."""
+    from semisynth.engine import Engine
     from semisynth.recipes import single
 
     path = _value(arguments, "--config")
@@ -77,7 +79,7 @@ def _config_parser(command: str, arguments: list[str]) -> ArgumentParser:
     parser.add_argument("--config", type=str, help="a config.json to start from; options given beside it override it")
     parser.add_argument("--method.name", type=str, help=f"short: --method, one of {', '.join(single.method_names())}")
     parser.add_class_arguments(single.Setting, None)
-    parser.add_class_arguments(single.Engine, None)
+    parser.add_class_arguments(Engine, None)
     if name is not None:
         parser.add_class_arguments(single.method_class(name), "method", skip=single.method_parts(name))
     elif not {"-h", "--help"} & set(arguments):
@@ -104,8 +106,8 @@ def _parser(command: str, description: str) -> ArgumentParser:
     class Parser(ArgumentParser):
         """Shows options as they are typed, with hyphens."""
 
-        def format_help(self) -> str:
-            return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), super().format_help())
+        def format_help(self, formatter: HelpFormatter | None = None) -> str:
+            return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), super().format_help(formatter))
 
     return Parser(prog=f"semisynth {command}", description=description, exit_on_error=False, default_env=False)
 
@@ -152,10 +154,41 @@ def _dotted(content: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure the classifier of a run on the test split."""
+    from semisynth.engine import resolve
+    from semisynth.evaluate import classify
+    from semisynth.recipes import single
+
+    parser = _parser("evaluate", evaluate.__doc__ or "")
+    parser.add_argument("run", type=str, help="a finished run directory")
+    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="of the run's data set")
+    parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    options = _parse(parser, arguments)
+    device = resolve(options["device"])
+    _, model, data = single.trained(Path(options["run"]), device)
+    measured = classify(model, getattr(data, options["split"]), data.classes, device=device)
+    if options["json"]:
+        print(json.dumps(measured))
+        return
+    low, high = measured["interval"]
+    print(
+        f"{options['split']} accuracy {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}], {measured['images']} images"
+    )
+    print(f"cross-entropy {measured['loss']:.3f}, calibration error {measured['calibration_error']:.3f}")
+    for name, row in measured["per_class"].items():
+        print(f"  {name}: recall {row['accuracy']:.3f}, precision {row['precision']:.3f}, {row['images']} images")
 
 
 def report(arguments: list[str]) -> None:
     """Write one HTML file about one or more runs."""
+    from semisynth.report import write
+
+    parser = _parser("report", report.__doc__ or "")
+    parser.add_argument("runs", type=str, nargs="+", help="run directories, or directories of them")
+    parser.add_argument("--out", type=str, required=True, help="the HTML file")
+    options = _parse(parser, arguments)
+    write([Path(run) for run in options["runs"]], Path(options["out"]))
+    print(f"wrote {options['out']}")
 
 
 def tune(arguments: list[str]) -> None:

@@ -39,7 +39,9 @@ def world() -> int:
 def share(total: int, what: str) -> int:
     """This rank's part of a global batch of `total`; it must divide evenly, so that means of means are means."""
     if total % world():
-        raise UserError(f"{what} is {total}, which {world()} processes cannot share evenly: choose a multiple of {world()}.")
+        raise UserError(
+            f"{what} is {total}, which {world()} processes cannot share evenly: choose a multiple of {world()}."
+        )
     return total // world()
 
 

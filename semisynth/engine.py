@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -117,7 +117,9 @@ class Engine:
 class _Step:
     """One training step, and what it measured since the last log line."""
 
-    def __init__(self, engine: Engine, state: State, updates: dict[str, Update | Average], device: torch.device) -> None:
+    def __init__(
+        self, engine: Engine, state: State, updates: Mapping[str, Update | Average], device: torch.device
+    ) -> None:
         self.engine, self.state, self.updates, self.device = engine, state, updates, device
         self.timer, self.statistics = Timer(device), Statistics(state.method)
         self._broken: dict[str, Tensor] = {}  # by term: the first step at which it was not finite

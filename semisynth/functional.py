@@ -1,4 +1,4 @@
-"""The mathematics that methods share: frozen weights, the look-ahead and its hypergradient, means over the global batch."""
+"""The mathematics that methods share: frozen weights, the look-ahead and its hypergradient, global means."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ class Timer:
         """Time the body under `name`."""
         if self.cuda:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()  # type: ignore[no-untyped-call]
+            begin.record()
             yield
-            end.record()  # type: ignore[no-untyped-call]
+            end.record()
             self._events.append((name, begin, end))
         else:
             started = time.perf_counter()
@@ -72,8 +72,8 @@ class Timer:
     def take(self) -> dict[str, float]:
         """Seconds by part since the last call."""
         for name, begin, end in self._events:
-            end.synchronize()  # type: ignore[no-untyped-call]
-            self._seconds[name] += begin.elapsed_time(end) / 1000  # type: ignore[no-untyped-call]
+            end.synchronize()
+            self._seconds[name] += begin.elapsed_time(end) / 1000
         taken, self._seconds, self._events = dict(self._seconds), defaultdict(float), []
         return taken
 

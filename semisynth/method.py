@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Average:
-    """Moves `target` towards `source`: target <- d target + (1 - d) source, d = min(decay, (1 + step) / (10 + step))."""
+    """Moves `target` towards `source`: d target + (1 - d) source with d = min(decay, (1 + step) / (10 + step))."""
 
     target: nn.Module
     source: nn.Module
@@ -72,8 +72,8 @@ class Method(nn.Module, ABC):
 
     The constructor's parameters without a default are its parts, given by name by a recipe (model, weak, strong,
     generator, shape, classes); those with a default are its options, offered on the command line. `ranges` says what
-    `tune` draws them from: a pair (low, high) log-uniformly, a list as a choice. `task` says how the model is evaluated,
-    `reads_u` whether the losses need unlabeled images in the batch.
+    `tune` draws them from: a pair (low, high) log-uniformly, a list as a choice. `task` says how the model is
+    evaluated, `reads_u` whether the losses need unlabeled images in the batch.
     """
 
     task: ClassVar[Literal["classify", "generate", "represent"]] = "classify"
@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
     model: nn.Module
 
     @abstractmethod
-    def updates(self) -> dict[str, Update | Average]:
+    def updates(self) -> Mapping[str, Update | Average]:
         """The updates of a step, run in this order."""
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
@@ -90,19 +90,22 @@ class Method(nn.Module, ABC):
         return {}
 
 
-class External(nn.Module):
-    """A foreign network (generator, teacher): always in eval mode, without gradient for its weights, not in `state_dict`.
+M = TypeVar("M", bound=nn.Module)
+
+
+class External(nn.Module, Generic[M]):
+    """A foreign network (generator, teacher): always in eval mode, its weights constant and not in `state_dict`.
 
     It moves with the method to a device or dtype; a checkpoint stores its `fingerprint` instead of its weights.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: M) -> None:
         super().__init__()
         # A tuple hides it from nn.Module's registration, and so from parameters() and state_dict().
-        self._hidden = (module.eval().requires_grad_(False),)
+        self._hidden: tuple[M] = (module.eval().requires_grad_(False),)
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> M:
         """The network itself."""
         return self._hidden[0]
 
@@ -110,7 +113,7 @@ class External(nn.Module):
         """Call the network."""
         return self.module(*arguments)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> External:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> External[M]:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -68,5 +68,5 @@ def gumbel(n: int, *shape: int, like: Tensor) -> Tensor:
 
 
 def integers(high: int, n: int, *shape: int) -> Tensor:
-    """Uniform integers below `high` (n, *shape), int64, left on the CPU so that they can steer indexing without a sync."""
+    """Uniform integers below `high` (n, *shape), int64, on the CPU, where they can steer indexing without a sync."""
     return _local(torch.randint(high, (n * distributed.world(), *shape), generator=_source()))

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from semisynth import charts, sections
 from semisynth.errors import UserError
-from semisynth.runs import Group, load, mean
+from semisynth.runs import Group, Run, differences, flatten, load, mean
+from semisynth.sections import fold, section
+from semisynth.weights import write_text
 
+SECTIONS = (
+    sections.accuracy,
+    sections.measures,
+    sections.curves,
+    sections.confusion,
+    sections.samples,
+    sections.time,
+)
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
@@ -26,19 +38,17 @@ def write(runs: Sequence[Path], out: Path) -> None:
         raise UserError(f"'{out}' is a directory: give a file in it, such as '{out / 'report.html'}'.")
     text = page(load(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, out)
+    write_text(out, text)
 
 
 def page(groups: Sequence[Group]) -> str:
     """Return the report on `groups` as HTML: fewest labels first, then the most accurate."""
-    groups = sorted(groups, key=lambda group: (group.labels, -mean(group.accuracies or [0.0])))
+    groups = sorted(groups, key=lambda group: (group.labels or math.inf, -mean(group.accuracies or [0.0])))
     kinds = dict.fromkeys(group.kind for group in groups)
     colours = {kind: charts.series(i) for i, kind in enumerate(kinds)}
     title = escape(_title(groups))
     header = f'<p class="eyebrow">semisynth report</p><h1>{title}</h1><p class="lead">{escape(_summary(groups))}</p>'
-    body = "\n".join(section(groups, colours) for section in sections.ALL)
+    body = "\n".join(show(groups, colours) for show in SECTIONS) + _setup(groups) + _left_out(groups)
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     head = f"{HEAD}<title>{title}</title><style>\n{style}</style></head>"
     return f"{head}\n<body><main><header>{header}</header>\n{body}\n</main></body></html>\n"
@@ -58,7 +68,60 @@ def _summary(groups: Sequence[Group]) -> str:
     best = max(scored, key=lambda group: mean(group.accuracies))
     low, high = best.interval
     found = (
-        f"{best.label} classifies {100 * mean(best.accuracies):.1f} % of the test images correctly "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %, {sections.basis(best)})"
+        f"{best.label} classifies {100 * mean(best.accuracies):.1f}\u00a0% of the test images correctly "
+        f"(95\u00a0% interval {100 * low:.1f} to {100 * high:.1f}\u00a0%, {sections.basis(best)})"
     )
     return found + ("." if len(scored) == 1 else f": the highest mean of {len(scored)} settings, in {finished} runs.")
+
+
+def _setup(groups: Sequence[Group]) -> str:
+    keys = differences([group.config for group in groups])
+    differ = _list((group.label, _options(group, keys)) for group in groups) if keys else ""
+    full = "".join(fold(f"Config and command of {group.label}", _full(group)) for group in groups)
+    note = "What it takes to repeat the runs" + (", after where they differ." if keys else ".")
+    return section("Setup", note, differ + full + _environments(groups))
+
+
+def _environments(groups: Sequence[Group]) -> str:
+    """Each environment that runs had, once."""
+    found = Counter(json.dumps(run.result["environment"]) for group in groups for run in group.runs if run.result)
+    return "".join(
+        f"<h3>Environment of {count} run{'' if count == 1 else 's'}</h3>"
+        + _list((name, escape(str(value))) for name, value in json.loads(text).items())
+        for text, count in found.items()
+        if text != "{}"
+    )
+
+
+def _left_out(groups: Sequence[Group]) -> str:
+    pending = [(str(run.path), f"not finished{_progress(run)}") for group in groups for run in group.pending]
+    repeated = [
+        (str(run.path), f"repeats seed {run.config['seed']} of {escape(group.label)}")
+        for group in groups
+        for run in group.repeated
+    ]
+    note = "No accuracy above counts these. Running the command of an unfinished run again resumes it."
+    return section("Runs left out", note, _list(pending + repeated) if pending + repeated else "")
+
+
+def _list(rows: Iterable[tuple[str, str]]) -> str:
+    """Return a definition list of names, which are text, and their values, which are HTML."""
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{html}</dd>' for name, html in rows)}</dl>"
+
+
+def _options(group: Group, keys: Iterable[str]) -> str:
+    flat = flatten(group.config)
+    return " ".join(f"<code>{escape(f'{key}={flat[key]}')}</code>" for key in keys if key in flat)
+
+
+def _full(group: Group) -> str:
+    config = json.dumps(group.config, indent=2, ensure_ascii=False)
+    seeds = ", ".join(str(run.config["seed"]) for run in (*group.runs, *group.pending))
+    commands = [str(run.result["command"]) for run in group.runs if run.result and "command" in run.result]
+    listed = "<pre>" + escape("\n".join(commands)) + "</pre>" if commands else ""
+    return f"<p>Seeds: {seeds}</p>{listed}<pre>{escape(config)}</pre>"
+
+
+def _progress(run: Run) -> str:
+    steps = f" of {run.config['steps']}" if "steps" in run.config else ""
+    return f", step {run.log[-1]['step']}{escape(steps)}" if run.log else ""

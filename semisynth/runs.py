@@ -13,6 +13,7 @@ from typing import Any, cast
 from scipy.special import stdtrit
 
 from semisynth.errors import UserError
+from semisynth.weights import read_json
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,25 @@ class Group:
 
     @property
     def labels(self) -> int:
-        """Labels per class; 0 for a method without labels."""
+        """Labels per class; 0 for all that there are."""
         return self.config.get("labels_per_class") or 0
 
     @property
+    def scored(self) -> list[Run]:
+        """The finished runs that have a test accuracy."""
+        return [run for run in self.runs if "accuracy" in run.test]
+
+    @property
     def accuracies(self) -> list[float]:
-        """Test accuracy of each finished run that has one."""
-        return [run.test["accuracy"] for run in self.runs if "accuracy" in run.test]
+        """Test accuracy of each of `scored`."""
+        return [run.test["accuracy"] for run in self.scored]
 
     @property
     def interval(self) -> list[float]:
         """95 % interval of the test accuracy: Student's t over the seeds, or, for one run, Wilson's over the images."""
         if len(self.accuracies) > 1:
             return [min(max(end, 0.0), 1.0) for end in student(self.accuracies)]
-        return list(self.runs[0].test["interval"])
+        return list(self.scored[0].test["interval"])
 
 
 def mean(values: Sequence[float]) -> float:
@@ -86,7 +92,7 @@ def load(paths: Iterable[Path]) -> list[Group]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[json.dumps(_unseeded(run.config), sort_keys=True)].append(run)
-    members = sorted(groups.values(), key=lambda runs: runs[0].config.get("labels_per_class") or 0)
+    members = sorted(groups.values(), key=lambda runs: runs[0].config.get("labels_per_class") or math.inf)
     return [_group(kind, runs) for kind, runs in zip(_kinds([runs[0] for runs in members]), members, strict=True)]
 
 
@@ -104,7 +110,7 @@ def _group(kind: str, runs: list[Run]) -> Group:
             first.setdefault(run.config["seed"], run)
     config = _unseeded(runs[0].config)
     return Group(
-        label=_label(kind, config.get("labels_per_class")),
+        label=_label(kind, config.get("labels_per_class") or 0),
         kind=kind,
         config=config,
         runs=tuple(first[seed] for seed in sorted(first)),
@@ -117,22 +123,31 @@ def _unseeded(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "seed"}
 
 
-def _label(kind: str, labels: int | None) -> str:
+def _label(kind: str, labels: int) -> str:
     method, *rest = kind.split(", ", 1)
-    count = [] if labels is None else [f"{labels} label{'' if labels == 1 else 's'} per class"]
-    return ", ".join([method, *count, *rest])
+    count = f"{labels} label{'' if labels == 1 else 's'} per class" if labels else "all labels"
+    return ", ".join([method, count, *rest])
 
 
 def _kinds(runs: Sequence[Run]) -> list[str]:
-    """Name each config by its method and initial weights, and by the options that tell it from those of its name."""
+    """Name each config by its method and initial weights, and by the options that tell it from others of its name."""
     names = [_name(run.config) for run in runs]
-    kinds = []
-    for run, name in zip(runs, names, strict=True):
-        alike = [other.config for other, its in zip(runs, names, strict=True) if its == name]
-        flat = flatten(run.config)
-        options = [f"{key.removeprefix('method.')} {flat.get(key)}" for key in differences(alike)]
-        kinds.append(", ".join([name, *(option for option in options if not option.startswith("labels_per_class "))]))
+    kinds = list(names)
+    for name in dict.fromkeys(names):
+        alike = [i for i, its in enumerate(names) if its == name]
+        flat = [flatten(runs[i].config) for i in alike]
+        for key in differences(flat):
+            if key != "labels_per_class":
+                for i, value in zip(alike, _told_apart([config.get(key) for config in flat]), strict=True):
+                    kinds[i] += f", {key.removeprefix('method.')} {value}"
     return kinds
+
+
+def _told_apart(values: Sequence[Any]) -> list[str]:
+    """Write each value; floats with three digits if no two different ones look alike then."""
+    exact = [str(value) for value in values]
+    short = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+    return short if len(set(short)) == len(set(exact)) else exact
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -150,16 +165,18 @@ def _find(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Run:
-    config, result = _object(path / "config.json"), _result(path / "result.json")
-    _need(config, path / "config.json", "seed", int)
-    _need(_need(config, path / "config.json", "method", dict), path / "config.json", "name", str)
+    file = path / "config.json"
+    config, result = read_json(file), _result(path / "result.json")
+    _need(config, file, "seed", int)
+    _need(_need(config, file, "method", dict), file, "name", str)
     return Run(path, config, result, list(_lines(path / "log.jsonl", finished=result is not None)))
 
 
 def _result(file: Path) -> dict[str, Any] | None:
-    result = _object(file) if file.exists() else {"finished": False}
+    result = {"test": {}, "environment": {}, **read_json(file)} if file.exists() else {"finished": False}
     if not result.get("finished", True):
         return None
+    _need(result, file, "environment", dict)
     _check(_need(result, file, "test", dict), file)
     return result
 
@@ -183,10 +200,6 @@ def _need(record: dict[str, Any], file: Path, field: str, kind: type | tuple[typ
     return record[field]
 
 
-def _object(file: Path) -> dict[str, Any]:
-    return _parse(file.read_text(encoding="utf-8", errors="replace"), file, 1)
-
-
 def _lines(file: Path, finished: bool) -> Iterator[dict[str, Any]]:
     text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     lines = text.split("\n")
@@ -195,17 +208,16 @@ def _lines(file: Path, finished: bool) -> Iterator[dict[str, Any]]:
         lines.append(last)
     for number, line in enumerate(lines, 1):
         if line.strip():
-            record = _parse(line, file, number)
+            record = _parse(line, f"{file}, line {number}")
             _need(record, file, "step", int)
             yield record
 
 
-def _parse(text: str, file: Path, line: int) -> dict[str, Any]:
+def _parse(line: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        record = json.loads(line)
     except json.JSONDecodeError as error:
-        line += error.lineno - 1
-        raise UserError(f"{file}, line {line}: damaged JSON ({error.msg}): mend it, or repeat this run.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file}, line {line}: expected a JSON object: mend it, or repeat this run.")
-    return value
+        raise UserError(f"{place}: {error.msg}. Mend the line, or repeat this run.") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: expected a JSON object. Mend the line, or repeat this run.")
+    return record

@@ -1,25 +1,22 @@
-"""The sections of a report: each takes the groups and the colour of each kind and returns HTML, or nothing."""
+"""What a report shows of its groups, as HTML: each function takes the groups and the colour of each kind."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from torch import Tensor
 
 from semisynth import charts
 from semisynth.errors import UserError
-from semisynth.runs import Group, Run, differences, flatten, mean
+from semisynth.runs import Group, Run, mean
+from semisynth.weights import read_tensors
 
 SHOWN = 100  # synthetic images of each kind
-OPEN = 4  # so many confusion matrices are on the page unfolded
+OPEN = 4  # more confusion matrices or sheets of images than these are folded
 Colours = Mapping[str, str]
 
 
@@ -35,7 +32,7 @@ def accuracy(groups: Sequence[Group], colours: Colours) -> str:
         "".join(_accuracy_row(group, at, colours[group.kind]) for group in scored if group.labels == labels)
         for labels in dict.fromkeys(group.labels for group in scored)
     )
-    return _section(
+    return section(
         "Test accuracy",
         _reading(scored),
         f'<table class="accuracy"><thead><tr><th scope="col">Setting</th><td></td>{head}</tr></thead>'
@@ -47,7 +44,7 @@ def accuracy(groups: Sequence[Group], colours: Colours) -> str:
 def basis(group: Group) -> str:
     """Say what the interval of the accuracy is over."""
     many = len(group.accuracies)
-    return f"t over {many} seeds" if many > 1 else f"Wilson over {group.runs[0].test.get('images', 'the')} images"
+    return f"Student's t, {many} seeds" if many > 1 else f"Wilson, {group.scored[0].test.get('images', 'test')} images"
 
 
 def measures(groups: Sequence[Group], colours: Colours) -> str:
@@ -59,11 +56,12 @@ def measures(groups: Sequence[Group], colours: Colours) -> str:
     head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in ("setting", *names))
     body = "".join(
         f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{row[name]:.4g}</td>" if name in row else "<td>–</td>" for name in names)
+        + "".join(f"<td>{_short(row[name])}</td>" if name in row else "<td>–</td>" for name in names)
+        + "</tr>"
         for label, row in rows.items()
     )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tr></tbody></table></div>'
-    return _section("Other measures", "On the test images, mean over the runs.", table)
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return section("Other measures", "On the test images, mean over the runs.", table)
 
 
 def curves(groups: Sequence[Group], colours: Colours) -> str:
@@ -71,22 +69,20 @@ def curves(groups: Sequence[Group], colours: Colours) -> str:
     panels = dict.fromkeys(group.labels for group in groups)
     members = ([group for group in groups if group.labels == labels] for labels in panels)
     content = "".join(_panel(panel, colours, folded=len(panels) > 1) for panel in members)
-    return _section("Curves", "By step, mean over the runs of a setting.", content)
+    return section("Curves", "By step, mean over the runs of a setting.", content)
 
 
 def confusion(groups: Sequence[Group], colours: Colours) -> str:
     """Confusion matrix of each group, summed over its runs."""
-    figures = [_confusion(group) for group in groups if group.runs and "confusion" in group.runs[0].test]
+    figures = [_confusion(group) for group in groups if _all_have(group.runs, "confusion")]
     note = "Rows are the true classes, columns the predicted ones; test images, summed over the runs."
-    content = f'<div class="pairs">{"".join(figures)}</div>' if figures else ""
-    return _section("Confusion", note, _fold(f"{len(figures)} matrices", content) if len(figures) > OPEN else content)
+    return section("Confusion", note, _at_most(OPEN, figures, "matrices"))
 
 
 def samples(groups: Sequence[Group], colours: Colours) -> str:
     """Synthetic images: those of uniform classes beside those the mapper asks for."""
-    files = (_first_samples(group) for group in groups)
-    content = "".join(_sheets(group, file) for group, file in zip(groups, files, strict=True) if file)
-    return _section("Synthetic images", "From the first run of a setting.", content)
+    sheets = [_sheets(group, file) for group in groups if (file := _first_samples(group))]
+    return section("Synthetic images", "From the first run of a setting.", _at_most(OPEN, sheets, "settings"))
 
 
 def time(groups: Sequence[Group], colours: Colours) -> str:
@@ -94,7 +90,7 @@ def time(groups: Sequence[Group], colours: Colours) -> str:
     spent = {group.label: parts for group in groups if (parts := _parts(group.runs or group.pending))}
     names = dict.fromkeys(name for parts in spent.values() for name in parts)
     shades = {name: charts.series(i) for i, name in enumerate(names)}
-    longest = max((math.fsum(parts.values()) for parts in spent.values()), default=1.0)
+    longest = max((math.fsum(parts.values()) for parts in spent.values()), default=0.0) or 1.0
     content = "".join(
         f"<figure><figcaption>{escape(label)}: <b>{_short(math.fsum(parts.values()))} ms</b></figcaption>"
         + charts.bar(parts, longest, shades)
@@ -103,62 +99,32 @@ def time(groups: Sequence[Group], colours: Colours) -> str:
         + "</ul></figure>"
         for label, parts in spent.items()
     )
-    return _section("Time per step", "Milliseconds in each part of a step, mean over the steps and runs.", content)
+    bars = f'<div class="pairs">{content}</div>' if content else ""
+    return section("Time per step", "Milliseconds in each part of a step, mean over the steps and runs.", bars)
 
 
-def setup(groups: Sequence[Group], colours: Colours) -> str:
-    """What it takes to repeat the runs: how the configs differ, each in full with its commands, the environments."""
-    keys = differences([group.config for group in groups])
-    content = _list({group.label: _options(group, keys) for group in groups}) if keys else ""
-    content += "".join(_fold(f"Config and command of {group.label}", _full(group)) for group in groups)
-    environments: dict[str, list[Run]] = {}
-    for run in (run for group in groups for run in group.runs):
-        environments.setdefault(json.dumps(run.result and run.result.get("environment")), []).append(run)
-    for text, members in environments.items():
-        rows = {str(key): escape(str(value)) for key, value in (json.loads(text) or {}).items()}
-        content += f"<h3>Environment of {_count(len(members), 'run')}</h3>{_list(rows)}" if rows else ""
-    return _section(
-        "Setup", "What it takes to repeat the runs" + (", after where they differ." if keys else "."), content
-    )
-
-
-def left_out(groups: Sequence[Group], colours: Colours) -> str:
-    """Runs that are in no figure above, and why."""
-    rows = {run.path: f"not finished{_progress(run)}" for group in groups for run in group.pending}
-    rows |= {
-        run.path: f"repeats seed {run.config['seed']} of {escape(group.label)}"
-        for group in groups
-        for run in group.repeated
-    }
-    note = "No accuracy above counts these. Running the command of an unfinished run again resumes it."
-    return _section("Runs left out", note, _list({str(path): reason for path, reason in rows.items()}) if rows else "")
-
-
-ALL = (accuracy, measures, curves, confusion, samples, time, setup, left_out)
-
-
-def _section(title: str, note: str, content: str) -> str:
+def section(title: str, note: str, content: str) -> str:
+    """Return a headed section; nothing where there is no content."""
     return f'<section><h2>{title}</h2><p class="note">{note}</p>{content}</section>' if content else ""
 
 
-def _fold(summary: str, content: str) -> str:
+def fold(summary: str, content: str) -> str:
+    """Return `content` folded under a summary."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def _list(rows: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{html}</dd>' for name, html in rows.items())}</dl>"
+def _at_most(count: int, parts: Sequence[str], noun: str) -> str:
+    """Return the parts in a row that wraps, folded if there are more than `count`."""
+    row = f'<div class="row">{"".join(parts)}</div>' if parts else ""
+    return fold(f"{len(parts)} {noun}", row) if len(parts) > count else row
 
 
 def _key(colour: str) -> str:
     return f'<svg class="key {colour}" aria-hidden="true"><line x2="100%" y1="50%" y2="50%"/></svg>'
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def _is_number(value: object) -> bool:
@@ -210,10 +176,9 @@ def _panel(groups: Sequence[Group], colours: Colours, folded: bool) -> str:
     if not first + rest:
         return ""
     keys = "".join(f"<li>{_key(colours[group.kind])}{escape(group.label)}</li>" for group in groups)
-    plots = (
-        f"{first}{_fold('Loss terms', rest) if rest else ''}" if folded else f'<div class="plots">{first}{rest}</div>'
-    )
-    return f'<ul class="keys">{keys}</ul>{plots}'
+    plots = f'<div class="plots">{first}{"" if folded else rest}</div>'
+    more = fold("Loss terms", f'<div class="plots">{rest}</div>') if folded and rest else ""
+    return f'<div class="panel"><ul class="keys">{keys}</ul>{plots}{more}</div>'
 
 
 def _plots(names: Iterable[str], groups: Sequence[Group], colours: Colours) -> str:
@@ -234,6 +199,10 @@ def _curve(members: Sequence[Run], name: str) -> charts.Points:
     return [(step, mean([value[step] for value in values])) for step in steps]
 
 
+def _all_have(members: Sequence[Run], field: str) -> bool:
+    return bool(members) and all(field in run.test for run in members)
+
+
 def _confusion(group: Group) -> str:
     classes = list(group.runs[0].test["per_class"])
     counts = np.sum([run.test["confusion"] for run in group.runs], axis=0)
@@ -247,10 +216,7 @@ def _first_samples(group: Group) -> Path | None:
 
 
 def _sheets(group: Group, file: Path) -> str:
-    try:
-        images = load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file}: damaged ({error}): repeat this run, or delete the file.") from error
+    images = read_tensors(file)
     captions = {"uniform": "uniform classes", "mapped": "classes that the mapper asks for"}
     sheets = "".join(
         _sheet(images[name], f"{caption}, {group.label}", file) for name, caption in captions.items() if name in images
@@ -258,11 +224,11 @@ def _sheets(group: Group, file: Path) -> str:
     return f'<div class="pairs">{sheets}</div>'
 
 
-def _sheet(images: npt.NDArray[np.floating[Any]], caption: str, file: Path) -> str:
+def _sheet(images: Tensor, caption: str, file: Path) -> str:
     if images.ndim != 4 or not len(images):
         raise UserError(f"{file}: expected images of shape (n, c, h, w): repeat this run, or delete the file.")
     alt = f"{min(len(images), SHOWN)} synthetic images in rows of ten: {caption}"
-    image = f'<img class="pixels" src="{charts.montage(images[:SHOWN])}" alt="{escape(alt)}">'
+    image = f'<img class="pixels" src="{charts.montage(images[:SHOWN].float().numpy())}" alt="{escape(alt)}">'
     return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
 
 
@@ -275,24 +241,5 @@ def _parts(members: Sequence[Run]) -> dict[str, float]:
             for name, value in line.items():
                 if name.startswith("time/") and _is_number(value):
                     part = name.removeprefix("time/")
-                    spent[part] = spent.get(part, 0.0) + 1000 * value / log[-1]["step"] / len(logs)
+                    spent[part] = spent.get(part, 0.0) + 1000 * value / max(log[-1]["step"], 1) / len(logs)
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
-
-
-def _options(group: Group, keys: Iterable[str]) -> str:
-    flat = flatten(group.config)
-    return " ".join(f"<code>{escape(key)}={escape(json.dumps(flat[key]))}</code>" for key in keys if key in flat)
-
-
-def _full(group: Group) -> str:
-    config = json.dumps(group.config, indent=2, ensure_ascii=False)
-    members = (*group.runs, *group.pending)
-    commands = [run.result["command"] for run in group.runs if run.result and "command" in run.result]
-    seeds = ", ".join(str(run.config["seed"]) for run in members)
-    shown = f"<pre>{escape(chr(10).join(map(str, commands)))}</pre>" if commands else ""
-    return f"<p>Seeds: {seeds}</p>{shown}<pre>{escape(config)}</pre>"
-
-
-def _progress(run: Run) -> str:
-    steps = f" of {run.config['steps']}" if "steps" in run.config else ""
-    return f", step {run.log[-1]['step']}{escape(steps)}" if run.log else ""

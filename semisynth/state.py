@@ -25,14 +25,15 @@ FORMAT = 1
 def move(average: Average, step: int) -> None:
     """Move an average by one step; buffers are copied."""
     decay = min(average.decay, (1 + step) / (10 + step))
-    targets, sources = list(average.target.parameters()), list(average.source.parameters())
+    targets: list[Tensor] = list(average.target.parameters())
+    sources: list[Tensor] = list(average.source.parameters())
     torch._foreach_lerp_(targets, sources, 1 - decay)
     for target, source in zip(average.target.buffers(), average.source.buffers(), strict=True):
         target.copy_(source)
 
 
 class State:
-    """The memory of a run: the method's tensors, the optimisers', the evaluation average, and the number of steps done."""
+    """The memory of a run: the tensors of the method, its optimisers and its average, and the number of steps done."""
 
     def __init__(self, method: Method, optimizers: dict[str, Optimizer], decay: float) -> None:
         self.method, self.optimizers = method, optimizers
@@ -81,7 +82,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
-            raise UserError(f"{path} has format {content['format']}, this version reads {FORMAT}: start in another --out.")
+            raise UserError(
+                f"{path} has format {content['format']}, this version reads {FORMAT}: start in another --out."
+            )
         return content
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged: delete it to start this run again from its first step.") from error
@@ -106,6 +109,7 @@ class Statistics:
         self._writers = set()
 
     def _guard(self, norm: nn.Module, _: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
         norm.track_running_stats = norm in self._writers and torch.is_grad_enabled()
 
     def remove(self) -> None:

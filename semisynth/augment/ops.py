@@ -161,10 +161,10 @@ def flip(x: Tensor, mirrored: Tensor) -> Tensor:
 def cutout(x: Tensor, magnitude: Tensor, centre: Tensor, fill: float = 0.0) -> Tensor:
     """Fill a square with a side of `magnitude` times the shorter one, about `centre` (n, 2): row and column in [0, 1].
 
-    The side is rounded to pixels; the border cuts what lies beyond it.
+    It is made of whole pixels, as many as the rounded side, and the border cuts what lies beyond.
     """
     h, w = x.shape[2:]
-    side = (magnitude * min(h, w)).round()[:, None]
+    side = magnitude[:, None] * min(h, w)
     hole = _within(h, side, centre[:, :1])[:, None, :, None] * _within(w, side, centre[:, 1:])[:, None, None, :]
     return torch.addcmul(fill * hole, x, 1 - hole)  # many times quicker on a CPU than a masked fill
 

@@ -87,8 +87,8 @@ def randaugment(x: Tensor, kinds: Tensor, amounts: Tensor, fill: float = 0.0) ->
     sizes = [first, *sizes[len(GEOMETRIC) :]]
     warped, *images = torch.split(x.index_select(0, _send(order, x)), sizes)
     _, *magnitudes = torch.split(_send(magnitude, x), sizes)
-    views = [ops.warp(warped, _send(moves, x), fill)] if first else []
-    views += [change(*group) for change, *group in zip(COLOUR, images, magnitudes, strict=True) if len(group[0])]
+    views = [change(*group) for change, *group in zip(COLOUR, images, magnitudes, strict=True)]
+    views.insert(0, ops.warp(warped, _send(moves, x), fill))
     return torch.cat(views).index_select(0, _send(order.argsort(), x))
 
 

@@ -84,8 +84,9 @@ def _letters() -> Dataset:
         kept = images.subset((images.y >= first).nonzero()[:, 0])
         return Images(kept.x, kept.y - first)
 
-    return Dataset("letters", whole.classes[first:], strip(whole.pool), strip(whole.validation), strip(whole.test),
-                   flip=False)
+    return Dataset(
+        "letters", whole.classes[first:], strip(whole.pool), strip(whole.validation), strip(whole.test), flip=False
+    )
 
 
 BUILT_IN: dict[str, Callable[[], Dataset]] = {"digits": _digits, "glyphs": _glyphs, "letters": _letters}

@@ -15,8 +15,10 @@ from semisynth.errors import UserError
 def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Disjoint sorted index tensors of the given sizes that keep the class proportions; the last holds the rest."""
     if min(sizes, default=0) < 0 or sum(sizes) > len(y):
-        raise UserError(f"cannot split {len(y)} images into sizes {list(sizes)}: "
-                        "give sizes of at least 0 that sum to no more than the images.")
+        raise UserError(
+            f"cannot split {len(y)} images into sizes {list(sizes)}: "
+            "give sizes of at least 0 that sum to no more than the images."
+        )
     members = _shuffled_classes(y, "stratified", seed)
     parts = []
     for size in sizes:
@@ -36,8 +38,10 @@ def draw_labels(y: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     members = _shuffled_classes(y, "labels", seed)
     smallest = min(range(len(members)), key=lambda c: len(members[c]))
     if per_class > len(members[smallest]):
-        raise UserError(f"labels_per_class is {per_class}, but class {smallest} has only {len(members[smallest])} "
-                        f"images: give at most {len(members[smallest])}.")
+        raise UserError(
+            f"labels_per_class is {per_class}, but class {smallest} has only {len(members[smallest])} "
+            f"images: give at most {len(members[smallest])}."
+        )
     return _merge([m[:per_class] for m in members]), _merge([m[per_class:] for m in members])
 
 

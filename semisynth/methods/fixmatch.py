@@ -38,7 +38,7 @@ class FixMatch(Method):
         self.threshold, self.weight = threshold, weight
         self.view = strong if view == "strong" else weak
 
-    def updates(self) -> dict[str, Update]:  # type: ignore[override]
+    def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}
 
     def loss(self, batch: Batch) -> Losses:

@@ -32,6 +32,7 @@ class GAN(Method):
     """Adversarial updates: the discriminator on real and generated images of the same labels, then the generator."""
 
     reads_u = False
+    model: ConditionalGenerator
     task = "generate"
 
     def __init__(
@@ -49,7 +50,7 @@ class GAN(Method):
         self.discriminator = Discriminator(shape, classes, width)
         self.rates = {"generator": generator_lr, "discriminator": discriminator_lr}
 
-    def updates(self) -> dict[str, Update]:  # type: ignore[override]
+    def updates(self) -> dict[str, Update]:
         adam = {name: partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99)) for name, lr in self.rates.items()}
         return {
             "discriminator": Update(self.discriminator, self.criticise, optimizer=adam["discriminator"]),

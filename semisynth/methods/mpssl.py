@@ -41,7 +41,10 @@ def gap_loss(real: Tensor, y_real: Tensor, synthetic: Tensor, y_synthetic: Tenso
         sums = mean(member[:, :, None] * features[:, None])
         return sums / share.clamp_min(1e-12)[:, None], share > 0
 
-    (centre_real, in_real), (centre_synthetic, in_synthetic) = class_means(real, y_real), class_means(synthetic, y_synthetic)
+    (centre_real, in_real), (centre_synthetic, in_synthetic) = (
+        class_means(real, y_real),
+        class_means(synthetic, y_synthetic),
+    )
     both = (in_real & in_synthetic).to(real.dtype)
     return ((centre_real - centre_synthetic).square().sum(1) * both).sum() / both.sum().clamp_min(1)
 
@@ -88,7 +91,7 @@ class SCR(Method):
         self.model = model
         self.problem = Inner(model, weak, strong, strong if view == "strong" else weak, weight)
 
-    def updates(self) -> dict[str, Update]:  # type: ignore[override]
+    def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}
 
     def loss(self, batch: Batch) -> Losses:
@@ -104,6 +107,7 @@ class MPSSL(Method):
     """
 
     reads_u = False
+    model: Classifier
     ranges = {
         "view": ["weak", "strong"],
         "weight": (0.1, 10.0),
@@ -140,7 +144,7 @@ class MPSSL(Method):
         self.gap, self.look_ahead, self.inner_lr = gap, look_ahead, inner_lr
         self.mapper_lr, self.every = mapper_lr, every
 
-    def updates(self) -> dict[str, Update]:  # type: ignore[override]
+    def updates(self) -> dict[str, Update]:
         adam = partial(torch.optim.Adam, lr=self.mapper_lr)
         return {
             "mapper": Update(self.mapper, self.outer, optimizer=adam, every=self.every),

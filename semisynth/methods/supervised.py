@@ -24,7 +24,7 @@ class Supervised(Method):
         self.model = model
         self.view = strong if view == "strong" else weak
 
-    def updates(self) -> dict[str, Update]:  # type: ignore[override]
+    def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}
 
     def loss(self, batch: Batch) -> Losses:

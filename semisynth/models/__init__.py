@@ -27,7 +27,9 @@ def build(name: str, channels: int, classes: int) -> Classifier:
         return small_cnn(channels, classes, norm_kind="batch" if kind == "batch" else "group")
     depth, factor = int(sizes[1]), int(sizes[2])
     if depth < 10 or (depth - 4) % 6 or factor < 1:
-        raise UserError(f"model '{name}': the depth of a WRN is 6 n + 4 (10, 16, 22, 28, ...) and its factor at least 1.")
+        raise UserError(
+            f"model '{name}': the depth of a WRN is 6 n + 4 (10, 16, 22, 28, ...) and its factor at least 1."
+        )
     return wrn(depth, factor, channels, classes, norm_kind="batch" if kind == "batch" else "group")
 
 
@@ -39,8 +41,8 @@ def foundation(init: str, model: str) -> Path:
     path = SHIPPED / f"glyphs-{model}" if init == "foundation" else Path(init)
     if not (path / "config.json").exists():
         raise UserError(
-            f"--init {init}: no trained features for '{model}' there. Train them with: semisynth fit --method supervised "
-            f"--data glyphs --model {model} --out DIR, and give --init DIR."
+            f"--init {init}: no trained features for '{model}' there. Train them with: semisynth fit "
+            f"--method supervised --data glyphs --model {model} --out DIR, and give --init DIR."
         )
     there = read_json(path / "config.json").get("model")
     if there != model:

@@ -16,11 +16,10 @@ def small_cnn(
     norm_kind: Norm = "group",
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Classifier:
-    """Three convolutions of `width`, 2 `width` and 4 `width` channels, each halving the image, then a global average."""
+    """Convolutions of `width`, 2 `width` and 4 `width` channels, the later two with stride 2; then a global average."""
     layers: list[nn.Module] = [Normalize()]
     before = channels
-    for after in (width, 2 * width, 4 * width):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), norm(norm_kind, after), activation()]
-        layers += [nn.AvgPool2d(2)]
+    for after, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
+        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), norm(norm_kind, after), activation()]
         before = after
     return Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), before, classes)

@@ -71,8 +71,9 @@ class Config:
             choose(key, names, f"field in {source}:")
         for key in options:
             choose(key, known, f"option of method '{name}' in {source}:")
-        parts = [part(**{f.name: content[f.name] for f in fields(part) if f.name in content}) for part in (Setting, Engine)]
-        return Config(parts[0], parts[1], name, {**known, **options})  # type: ignore[arg-type]
+        setting = Setting(**{f.name: content[f.name] for f in fields(Setting) if f.name in content})
+        engine = Engine(**{f.name: content[f.name] for f in fields(Engine) if f.name in content})
+        return Config(setting, engine, name, {**known, **options})
 
 
 def method_names() -> list[str]:
@@ -82,7 +83,7 @@ def method_names() -> list[str]:
 
 def method_class(name: str) -> type[Method]:
     """The method of that name; `UserError` suggests the nearest."""
-    known = {key.lower(): value for key, value in vars(methods).items() if inspect.isclass(value)}
+    known: dict[str, Any] = {key.lower(): value for key, value in vars(methods).items() if inspect.isclass(value)}
     found: type[Method] = known[choose(name, method_names(), "method")]
     return found
 
@@ -109,7 +110,9 @@ class Materials:
         parts = method_parts(config.method)
         self.generator = generators.Permuted(generators.load(setting.generator), seed) if setting.generator else None
         if "generator" in parts and self.generator is None:
-            raise UserError(f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory.")
+            raise UserError(
+                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+            )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         self.stream = Stream(
@@ -160,8 +163,10 @@ class Materials:
         if source == "auto":
             source = ("pool" if self.generator is None else "generator") if self.method.reads_u else "none"
         if self.method.reads_u == (source == "none"):
-            told = "needs unlabeled images: --unlabeled pool or generator" if self.method.reads_u else (
-                "reads no unlabeled images: leave --unlabeled out"
+            told = (
+                "needs unlabeled images: --unlabeled pool or generator"
+                if self.method.reads_u
+                else ("reads no unlabeled images: leave --unlabeled out")
             )
             raise UserError(f"method '{name}' {told}.")
         batch = self._share("unlabeled_batch")
@@ -205,7 +210,11 @@ def finished(config: Config, out: Path) -> dict[str, Any] | None:
         return None
     there, wanted = weights.read_json(out / "config.json"), config.flat()
     if there != wanted:
-        differ = [f"{k} ({there.get(k)} there, {wanted.get(k)} asked)" for k in sorted({*there, *wanted}) if there.get(k) != wanted.get(k)]
+        differ = [
+            f"{k} ({there.get(k)} there, {wanted.get(k)} asked)"
+            for k in sorted({*there, *wanted})
+            if there.get(k) != wanted.get(k)
+        ]
         raise UserError(f"--out {out} holds a run of another configuration: {', '.join(differ)}. Give another --out.")
     return weights.read_json(out / "result.json") if (out / "result.json").exists() else None
 
@@ -262,6 +271,17 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
             "command": "semisynth fit --config config.json --out AGAIN",
         },
     )
+
+
+def trained(run: Path, device: torch.device) -> tuple[Config, nn.Module, Dataset]:
+    """The configuration, the averaged classifier and the data of a finished run; `UserError` if there is none."""
+    config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
+    data = datasets.load(config.setting.data)
+    if method_class(config.method).task != "classify":
+        raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
+    model = models.build(config.setting.model, data.shape[0], len(data.classes))
+    weights.load_into(model, run / "model.safetensors")
+    return config, model.to(device).eval(), data
 
 
 def environment(device: torch.device) -> dict[str, Any]:

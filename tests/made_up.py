@@ -1,0 +1,66 @@
+"""Run directories as the engine writes them, with numbers that a test can choose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+CONFUSION = [[4, 1], [2, 3]]
+
+
+def config(seed: int = 0, labels: int = 2, method: str = "mpssl", **other: Any) -> dict[str, Any]:
+    options = {"name": method, "threshold": other.pop("threshold", 0.95)}
+    base = {"data": "digits", "labels_per_class": labels, "init": "foundation", "method": options, "seed": seed}
+    return {**base, "steps": 100, **other}
+
+
+def result(accuracy: float = 0.7, **other: Any) -> dict[str, Any]:
+    test = {
+        "images": 10,
+        "accuracy": accuracy,
+        "interval": [0.397, 0.892],
+        "loss": 0.625,
+        "calibration_error": 0.0412,
+        "per_class": {"cat & dog": {"images": 5}, "ship": {"images": 5}},
+        "confusion": CONFUSION,
+    }
+    environment = {"python": "3.11.2", "device": "cpu"}
+    command = "semisynth fit --config config.json"
+    return {"seconds": 40.0, "finished": True, "test": test, "environment": environment, "command": command, **other}
+
+
+def log(*validation: float, shift: float = 0.0) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": 50 * i,
+            "seconds": 1.5 * i,
+            "time/classifier": 0.2,
+            "time/data": 0.05,
+            "lr": 0.03,
+            "classifier/supervised": 1.0 / i + shift,
+            "validation/accuracy": share,
+        }
+        for i, share in enumerate(validation, 1)
+    ]
+
+
+def write(
+    path: Path,
+    config: dict[str, Any],
+    result: dict[str, Any] | None = None,
+    log: list[dict[str, Any]] | None = None,
+    images: int = 0,
+) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log or []))
+    if result is not None:
+        (path / "result.json").write_text(json.dumps(result))
+    if images:
+        sheet = np.linspace(0, 1, images * 16, dtype=np.float32).reshape(images, 1, 4, 4)
+        save_file({"uniform": sheet, "mapped": 1 - sheet}, path / "samples.safetensors")
+    return path
