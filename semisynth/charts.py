@@ -59,7 +59,8 @@ def lines(title: str, curves: Mapping[str, Points], colours: Mapping[str, str]) 
     at = ticks(min(values), max(values))
     x, y = _unit(min(steps), max(steps)), _unit(at[0], at[-1])
     marks = [_level(tick, TOP + HEIGHT * (1 - y(tick))) for tick in at]
-    marks += [_step(min(steps), LEFT, "start"), _step(max(steps), LEFT + WIDTH, "end")]
+    marks += [_step(min(steps), LEFT, "start")]
+    marks += [_step(max(steps), LEFT + WIDTH, "end")] if max(steps) > min(steps) else []
     marks += [f'<svg x="{LEFT}%" y="{TOP}" width="{WIDTH}%" height="{HEIGHT}" viewBox="0 0 1000 1000"']
     marks[-1] += ' preserveAspectRatio="none">'
     marks += [_path(name, points, colours[name], x, y) for name, points in curves.items()]

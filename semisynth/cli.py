@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from argparse import ArgumentError, HelpFormatter
 from collections.abc import Callable, Sequence
@@ -193,14 +194,101 @@ def report(arguments: list[str]) -> None:
 
 def tune(arguments: list[str]) -> None:
     """Search a method's options with an equal budget, on tuning seeds and the validation split."""
+    from semisynth.recipes import cells, single
+    from semisynth.recipes import tune as recipe
+
+    given = _as_row(arguments)
+    parser = _config_parser("tune", given)
+    parser.add_argument("--configurations", type=int, default=16, help="to try; the first is the one given")
+    parser.add_argument("--seeds", type=str, default="0-9", help="tuning seeds, as 0-9 or 0,3,7")
+    _add_pool(parser, "the directory of the search")
+    options = _parse(parser, given)
+    if _value(arguments, "--seed") is not None:
+        raise UserError("tune takes --seeds, and each configuration runs with all of them: leave --seed out.")
+    out, seeds = Path(options.pop("out")), cells.numbers(options.pop("seeds"), "--seeds")
+    size, workers = options.pop("configurations"), options.pop("workers")
+    config = single.Config.of(options, "the options")
+    command = shlex.join(["semisynth", "tune", *arguments])
+    found = recipe.tune(config, out, size, seeds, workers, _own_options(given), command)
+    best = found["trials"][found["winner"]]
+    print(f"{out} is finished: configuration {best['number']} of {size} has the best mean validation accuracy.")
+    print(f"validation accuracy {best['accuracy']:.3f}, {', '.join(f'{k} {v}' for k, v in best['options'].items())}")
+    print(f"train with it: semisynth fit --config {out / 'best.json'} --out DIR")
+
+
+def _as_row(arguments: list[str]) -> list[str]:
+    """The options with `--method ROW` written out: a row of a comparison keeps what makes it that row."""
+    from semisynth.recipes import presets
+
+    name = _value(arguments, "--method")
+    if name is None:
+        return arguments
+    path = _value(arguments, "--config")
+    generator = _value(arguments, "--generator") or (_read_config(Path(path)).get("generator") if path else None)
+    row = _dotted(presets.row(name, generator or "glyphs"))
+    typed = [f"--{key}={'null' if value is None else value}" for key, value in row.items()]
+    return [f"--method={row['method.name']}", *arguments, *typed] if name in presets.rows() else [*typed, *arguments]
+
+
+def _own_options(arguments: Sequence[str]) -> set[str]:
+    """Which of a search's options were typed, and so are not searched."""
+    typed = {_underscored(argument).partition("=")[0] for argument in arguments}
+    return {
+        name.removeprefix("--").removeprefix("method.") for name in typed if re.match(r"--(lr$|method\.)", name)
+    } - {"name"}
+
+
+def _add_pool(parser: ArgumentParser, out: str) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="fits at a time, each a process on one thread")
+    parser.add_argument("--out", type=str, required=True, help=f"{out}; the same command goes on where it stopped")
 
 
 def bench(arguments: list[str]) -> None:
     """Compare methods over label counts and seeds, paired by seed."""
+    from semisynth.engine import Engine
+    from semisynth.recipes import bench as recipe
+    from semisynth.recipes import cells, presets, single
+
+    rows = ", ".join(presets.rows())
+    parser = _parser("bench", bench.__doc__ or "")
+    parser.add_argument("--methods", type=str, required=True, help=f"separated by commas: {rows}, or any method's name")
+    parser.add_argument("--labels_per_class", type=str, required=True, help="as 1,2,4")
+    parser.add_argument("--seeds", type=str, default="100-109", help="as 100-109 or 100,105")
+    parser.add_argument("--tuned", type=str, help="a directory that holds, for each method, a directory of tune")
+    parser.add_argument("--against", type=str, help="one of the methods, to be contrasted with each other one")
+    _add_pool(parser, "the directory of the bench")
+    parser.add_class_arguments(single.Setting, None, skip={"labels_per_class", "unlabeled"})
+    parser.add_class_arguments(Engine, None, skip={"seed"})
+    options = _parse(parser, arguments)
+    names, pivot = options.pop("methods").replace(" ", "").split(","), options.pop("against")
+    if pivot is not None:
+        choose(pivot, names, "method in --against:")
+    labels, seeds = (cells.numbers(options.pop(key), f"--{key}") for key in ("labels_per_class", "seeds"))
+    out, workers, tuned = Path(options.pop("out")), options.pop("workers"), options.pop("tuned")
+    command = shlex.join(["semisynth", "bench", *arguments])
+    tuned = Path(tuned) if tuned else None
+    print(recipe.bench(options, names, labels, seeds, out, workers, tuned, pivot, command))
 
 
 def demo(arguments: list[str]) -> None:
-    """The main job on handwritten digits, two labels per class, in minutes."""
+    """The main job on real handwritten digits, two labels per class, in minutes."""
+    from semisynth.recipes import bench as recipe
+    from semisynth.recipes import cells
+    from semisynth.report import write
+
+    parser = _parser("demo", demo.__doc__ or "")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=str, default="100-102", help="of the label draws, as 100-102")
+    parser.add_argument("--workers", type=int, default=2, help="fits at a time, each a process on one thread")
+    parser.add_argument("--out", type=str, default="runs/demo")
+    options = _parse(parser, arguments)
+    base, out = {"init": "foundation", "steps": options["steps"]}, Path(options["out"])
+    seeds = cells.numbers(options["seeds"], "--seeds")
+    rows = ("supervised", "naive-fixmatch", "mpssl", "fixmatch-real")
+    command = shlex.join(["semisynth", "demo", *arguments])
+    print(recipe.bench(base, rows, [2], seeds, out, options["workers"], command=command))
+    write([out / "cells"], out / "report.html")
+    print(f"The report, with curves and the images that the mapper asks for: {out / 'report.html'}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

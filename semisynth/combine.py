@@ -17,5 +17,5 @@ Combine = Callable[["Losses", list[Parameter]], list[Tensor]]
 
 def total(losses: Losses, parameters: list[Parameter]) -> list[Tensor]:
     """The gradient of the sum of all terms; zero where a parameter has no part in them."""
-    loss = torch.stack([term for term in losses.terms.values()]).sum()
+    loss = torch.stack(list(losses.terms.values())).sum()
     return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))

@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or not there."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 
 
@@ -31,7 +31,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` names the file and the line that cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the path of a run directory or of a configuration.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -49,7 +49,8 @@ def test_lines_place_points_between_the_ticks_and_escape_names() -> None:
 
 
 def test_a_line_of_one_point_is_drawn() -> None:
-    assert 'cx="12.0%"' in charts.lines("x", {"a": [(5, 2.0)]}, {"a": "s0 d0"})
+    drawing = charts.lines("x", {"a": [(5, 2.0)]}, {"a": "s0 d0"})
+    assert 'cx="12.0%"' in drawing and drawing.count(">5</text>") == 1
 
 
 def test_a_bar_lays_its_parts_end_to_end() -> None:

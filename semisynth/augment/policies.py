@@ -82,13 +82,13 @@ def randaugment(x: Tensor, kinds: Tensor, amounts: Tensor, fill: float = 0.0) ->
     low, high = RANGES[kinds].unbind(1)
     magnitude = torch.lerp(low, high, amounts[order])
     sizes = kinds.bincount(minlength=len(RANGES)).tolist()
-    first = sum(sizes[: len(GEOMETRIC)])
-    moves = F.one_hot(kinds[:first], len(GEOMETRIC)) * magnitude[:first, None]
-    sizes = [first, *sizes[len(GEOMETRIC) :]]
-    warped, *images = torch.split(x.index_select(0, _send(order, x)), sizes)
+    geometric = sum(sizes[: len(GEOMETRIC)])
+    moves = F.one_hot(kinds[:geometric], len(GEOMETRIC)) * magnitude[:geometric, None]
+    sizes = [geometric, *sizes[len(GEOMETRIC) :]]
+    to_warp, *images = torch.split(x.index_select(0, _send(order, x)), sizes)
     _, *magnitudes = torch.split(_send(magnitude, x), sizes)
-    views = [change(*group) for change, *group in zip(COLOUR, images, magnitudes, strict=True)]
-    views.insert(0, ops.warp(warped, _send(moves, x), fill))
+    views = [ops.warp(to_warp, _send(moves, x), fill)]
+    views += [change(*group) for change, *group in zip(COLOUR, images, magnitudes, strict=True)]
     return torch.cat(views).index_select(0, _send(order.argsort(), x))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,9 +38,8 @@ class ConditionalGenerator(Generator):
         condition = 2 * latent
         self.embedding = nn.Linear(classes, latent, bias=False)
         self.start = nn.Linear(condition, 2 * width * 16)
-        sizes = [2 * width] + [2 * width, width, width, width][: side.bit_length() - 2]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.blocks = nn.ModuleList([Modulated(before, after, condition) for before, after in pairs])
+        sizes = [2 * width, *[2 * width, width, width, width][: side.bit_length() - 2]]
+        self.blocks = nn.ModuleList([Modulated(before, after, condition) for before, after in pairwise(sizes)])
         self.last = nn.Conv2d(sizes[-1], channels, 3, padding=1)
         nn.init.normal_(self.embedding.weight)
 

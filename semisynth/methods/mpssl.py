@@ -82,7 +82,7 @@ class Inner:
 class SCR(Method):
     """Synthetic consistency regularisation on `u` as it comes: MP-SSL without its mapper (the paper's uniform row)."""
 
-    ranges = {"view": ["weak", "strong"], "weight": (0.1, 10.0)}
+    ranges = {"weight": (0.1, 10.0)}
 
     def __init__(
         self, model: Classifier, weak: Weak, strong: Strong, *, weight: float = 1.0, view: View = "strong"
@@ -109,11 +109,10 @@ class MPSSL(Method):
     reads_u = False
     model: Classifier
     ranges = {
-        "view": ["weak", "strong"],
         "weight": (0.1, 10.0),
-        "gap": (0.01, 10.0),
-        "inner_lr": (0.01, 1.0),
-        "mapper_lr": (1e-4, 1e-2),
+        "gap": (0.03, 3.0),
+        "inner_lr": (0.03, 1.0),
+        "mapper_lr": (3e-4, 1e-2),
         "temperature": [0.5, 1.0, 2.0],
     }
 

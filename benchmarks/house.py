@@ -1,0 +1,127 @@
+"""The house bench: every row tuned with the same budget at 2 labels per class, then compared on fresh seeds.
+
+Writes benchmarks/results/house/{results.jsonl, tuning.json, table.md}. It may be stopped at any time: the same command
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from semisynth import weights
+from semisynth.errors import UserError
+from semisynth.recipes import bench, cells, presets
+from semisynth.recipes.single import Config
+from semisynth.recipes.tune import Search
+
+ROWS = ("mpssl", "gap-only", "scr-uniform", "naive-fixmatch", "fixmatch-real", "supervised")
+RESULTS = Path(__file__).parent / "results" / "house"
+COMMAND = shlex.join(["python", "benchmarks/house.py", *sys.argv[1:]])
+# By init: seeds by number of labels.
+GRID = {"foundation": {2: "100-119", 1: "100-109", 4: "100-109"}, "none": {2: "100-119"}}
+
+
+def main() -> None:
+    options = parse()
+    inits = list(GRID) if options.init == "both" else [options.init]
+    if options.stage in ("tune", "all"):
+        tune(options, inits)
+    if options.stage in ("bench", "all"):
+        cells.require(cells.run(planned(options, inits), options.workers, "bench"))
+    if options.stage in ("table", "bench", "all"):
+        summarize(options, inits)
+    if options.json:
+        print(json.dumps({"name": "house", "stage": options.stage, "results": str(RESULTS)}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=("tune", "bench", "table", "all"), default="all")
+    parser.add_argument("--init", choices=("both", *GRID), default="both")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--configurations", type=int, default=16, help="of each row's search")
+    parser.add_argument("--tuning-seeds", default="0-9")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("runs/house"), help="where the runs are kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return parser.parse_args()
+
+
+def searches(options: argparse.Namespace, inits: list[str]) -> dict[tuple[str, str], Search]:
+    """The search of each init and row; what a row fixes is not searched."""
+    found = {}
+    for init in inits:
+        for name in ROWS:
+            row = presets.row(name)
+            config = Config.of({"steps": options.steps, "labels_per_class": 2, "init": init, **row})
+            seeds = tuple(cells.numbers(options.tuning_seeds, "--tuning-seeds"))
+            out = options.work / init / "tune" / name
+            found[init, name] = Search(
+                config, out, options.configurations, seeds, frozenset(row["method"]) - {"name"}, COMMAND
+            )
+    return found
+
+
+def tune(options: argparse.Namespace, inits: list[str]) -> None:
+    """All searches through one pool, so that no worker waits; the same configuration number of each row in turn."""
+    waiting = [search for search in searches(options, inits).values() if search.finished() is None]
+    for search in waiting:
+        search.claim()
+    planned = [cell for number in range(options.configurations) for search in waiting for cell in search.of(number)]
+    failures = cells.run(planned, options.workers, "tune")
+    for search in waiting:
+        search.conclude(failures)
+
+
+def planned(options: argparse.Namespace, inits: list[str]) -> list[cells.Cell]:
+    """The cells of the bench, with the options that tuning found."""
+    return [
+        cell
+        for init in inits
+        for labels, seeds in GRID[init].items()
+        for cell in bench.plan(
+            {"steps": options.steps, "init": init},
+            ROWS,
+            [labels],
+            cells.numbers(seeds, "seeds"),
+            options.work / init / "bench",
+            options.work / init / "tune",
+        )
+    ]
+
+
+def summarize(options: argparse.Namespace, inits: list[str]) -> None:
+    """Write the committed files from the cells that are finished."""
+    done = [cell for cell in planned(options, inits) if (cell.path / "result.json").exists()]
+    lines = bench.results(done)
+    text = bench.table(lines, COMMAND, pivot="mpssl")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    bench.write(lines, text, RESULTS)
+    weights.write_json(RESULTS / "tuning.json", {"command": COMMAND, "searches": tuning(options, inits)})
+    print(text)
+
+
+def tuning(options: argparse.Namespace, inits: list[str]) -> list[dict[str, Any]]:
+    """Budget, ranges and winner of each search."""
+    found = []
+    for (init, row), search in searches(options, inits).items():
+        there = search.finished()
+        if there is None:
+            raise UserError(f"the search of '{row}' with init '{init}' is not finished: run --stage tune.")
+        kept = {name: there[name] for name in ("budget", "ranges", "fixed", "winner")}
+        found.append({"row": row, "init": init, **kept, "options": there["trials"][there["winner"]]["options"]})
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"house: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("house: interrupted; the same command goes on.")

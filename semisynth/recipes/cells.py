@@ -1,0 +1,161 @@
+"""Many fits on a few processes: a run directory for each, finished ones skipped, failures told at the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from semisynth import weights
+from semisynth.errors import UserError
+from semisynth.log import console
+from semisynth.recipes import single
+from semisynth.recipes.single import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit and its run directory."""
+
+    path: Path
+    config: Config
+
+    def result(self) -> dict[str, Any]:
+        """What the finished run wrote."""
+        return weights.read_json(self.path / "result.json")
+
+
+def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Path, Exception]:
+    """Run, in this order, every cell that is not finished; returns the errors of cells that failed, by their paths.
+
+    Each worker is a process of its own that computes on one thread, whatever the number of workers: sums on several
+    threads round in another order, so a result would depend on it. Raises `UserError`, before any cell starts, when
+    one holds another configuration.
+    """
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: give at least 1.")
+    missing = [cell for cell in cells if single.finished(cell.config, cell.path) is None]
+    failures: dict[Path, Exception] = {}
+    if not missing:
+        return failures
+    with _pool(min(workers, len(missing))) as pool, _Bar(name, len(cells), len(cells) - len(missing)) as bar:
+        futures = {pool.submit(_fit, cell): cell for cell in missing}
+        for future in as_completed(futures):
+            if (error := _error(future)) is not None:
+                failures[futures[future].path] = error
+            bar.step(len(failures))
+    return failures
+
+
+def require(failures: Mapping[Path, Exception]) -> None:
+    """Raise one `UserError` that names every failed cell, if any failed."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for path, error in failures.items():
+        alike[str(error) if isinstance(error, UserError) else repr(error)].append(str(path))
+    if alike:
+        told = "\n".join(f"  {', '.join(sorted(paths))}: {error}" for error, paths in alike.items())
+        count = "1 cell" if len(failures) == 1 else f"{len(failures)} cells"
+        raise UserError(f"{count} failed; the others are kept, and the same command runs only what is missing.\n{told}")
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """The numbers of a list like "0-9" or "100-109,120"; `UserError` for anything else, and for an empty range."""
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        chosen = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        if not chosen:
+            raise UserError(f"{option} {text}: '{part}' is no number or range; write for example 0-9 or 0,3,7.")
+        found.extend(chosen)
+    return list(dict.fromkeys(found))
+
+
+def _fit(cell: Cell) -> None:
+    single.fit(cell.config, cell.path, show=False)
+
+
+def _error(future: Future[None]) -> Exception | None:
+    """Why a cell failed; what is no mistake of the user's is printed in full as well."""
+    try:
+        future.result()
+    except UserError as error:
+        return error
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was ended from outside, perhaps for want of memory. "
+            "Run the same command again, with fewer --workers if it happens twice."
+        ) from error
+    except Exception as error:
+        console.print("".join(traceback.format_exception(error)), markup=False, highlight=False)
+        return error
+    return None
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that do not outlive this block, however it is left, nor this process."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
+    try:
+        yield pool
+    except BaseException:
+        # Without this the pool would wait for the cells that run; they go on from their checkpoints next time.
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Prepare a worker: one thread; Ctrl-C is the parent's to handle; no life after the parent's."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class _Bar:
+    """A progress bar over cells with the time left; a plain line for each cell where there is no terminal."""
+
+    def __init__(self, name: str, total: int, done: int) -> None:
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("cells{task.fields[note]}"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
+        # A cell takes up to minutes, and the speed is a mean over this period.
+        self.progress = Progress(*columns, *times, console=console, speed_estimate_period=1800)
+        self.task = self.progress.add_task(name, total=total, completed=done, note="")
+
+    def __enter__(self) -> _Bar:
+        if console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def step(self, failed: int) -> None:
+        """One more cell is done, or has failed."""
+        self.progress.update(self.task, advance=1, note=f", {failed} failed" if failed else "")
+        if not console.is_terminal:
+            task = self.progress.tasks[0]
+            left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
+            console.print(f"{task.description}: {task.completed:.0f}/{task.total:.0f} cells{left}", highlight=False)

@@ -1,0 +1,41 @@
+"""The rows of a comparison: what each name stands for, as part of a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semisynth.errors import choose
+from semisynth.recipes import single
+
+
+def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
+    """Every named row, in the order of a table, with synthetic images from `generator`."""
+    return {
+        "supervised": _row("supervised"),
+        "naive-fixmatch": _row("fixmatch", generator, "generator"),
+        "scr-uniform": _row("scr", generator, "generator"),
+        "gap-only": _row("mpssl", generator, look_ahead=False),
+        "mpssl-no-gap": _row("mpssl", generator, gap=0.0),
+        "mpssl": _row("mpssl", generator),
+        "mpssl-letters": _row("mpssl", "letters"),
+        "fixmatch-real": _row("fixmatch", unlabeled="pool"),
+        "meanteacher-real": _row("meanteacher", unlabeled="pool"),
+    }
+
+
+def row(name: str, generator: str = "glyphs") -> dict[str, Any]:
+    """The part of `config.json` that a row fixes; a method's name stands for the method with its own defaults.
+
+    Such a method gets the generator if its constructor needs one, and the real pool if it reads `u`. `UserError`
+    suggests the nearest name.
+    """
+    named = rows(generator)
+    methods = [method for method in single.method_names() if single.method_class(method).task == "classify"]
+    if choose(name, dict.fromkeys([*named, *methods]), "row or method") in named:
+        return named[name]
+    needs = "generator" in single.method_parts(name)
+    return _row(name, generator if needs else None, "pool" if single.method_class(name).reads_u else "none")
+
+
+def _row(method: str, generator: str | None = None, unlabeled: str = "none", **options: Any) -> dict[str, Any]:
+    return {"generator": generator, "unlabeled": unlabeled, "method": {"name": method, **options}}
