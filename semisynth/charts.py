@@ -106,21 +106,26 @@ def heat(confusion: npt.NDArray[np.int64], classes: Sequence[str], title: str) -
 
 
 def montage(images: npt.NDArray[np.floating], columns: int = 10) -> str:
-    """Return images (n, c, h, w) in [0, 1] as a PNG data URI, in rows of `columns` with a clear pixel between them.
+    """Return the `sheet` of images (n, c, h, w) as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(sheet(images, columns)).decode()
+
+
+def sheet(images: npt.NDArray[np.floating], columns: int = 10) -> bytes:
+    """Return images (n, c, h, w) in [0, 1] as one PNG, in rows of `columns` with a clear pixel between them.
 
     One channel is grey; of more than three the first three are shown.
     """
     n, c, h, w = images.shape
     pixels = (np.nan_to_num(images).clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     colour = pixels[..., :3] if c >= 3 else pixels[..., [0, 0, 0]]
-    sheet = np.zeros((-(-n // columns) * (h + 1) - 1, min(n, columns) * (w + 1) - 1, 4), np.uint8)
+    grid = np.zeros((-(-n // columns) * (h + 1) - 1, min(n, columns) * (w + 1) - 1, 4), np.uint8)
     for i, image in enumerate(colour):
         top, left = i // columns * (h + 1), i % columns * (w + 1)
-        sheet[top : top + h, left : left + w, :3] = image
-        sheet[top : top + h, left : left + w, 3] = 255
+        grid[top : top + h, left : left + w, :3] = image
+        grid[top : top + h, left : left + w, 3] = 255
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(grid).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def _unit(low: float, high: float) -> Callable[[float], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from semisynth import distributed, noise, schedule
+from semisynth import distributed, noise
 from semisynth.errors import UserError
 from semisynth.log import Bar, Log, Timer
 from semisynth.method import Average, Batch, Losses, Method, Update
+from semisynth.schedule import Schedule, factor
 from semisynth.state import State, Statistics, move
 
 Stream = Callable[[int], Batch]
@@ -40,9 +42,19 @@ def resolve(device: str) -> torch.device:
 class Engine:
     """Trains a `Method` on a `Stream`.
 
-    precision: bf16 is autocast, with float32 weights; lr, momentum, weight_decay: of SGD with Nesterov momentum, for
-    updates that bring no optimiser of their own; schedule: multiplies every optimiser's own rate; clip: largest norm of
-    an update's gradient, 0 for none; ema: decay of the evaluated average; *_every: in steps, 0 for the last step only.
+    Args:
+        seed: of the label draw, the initial weights, the batches and all noise
+        device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+        precision: of the computation; bf16 is autocast, the weights stay float32
+        lr: learning rate of SGD, for the updates that bring no optimiser of their own
+        momentum: Nesterov's, of SGD
+        weight_decay: of SGD
+        schedule: multiplies every optimiser's rate; cosine is cos(7 pi t / 16)
+        clip: largest norm of an update's gradient; 0 for none
+        ema: decay of the average of the weights, which is what is evaluated
+        log_every: steps between log lines; 0 for the last step only
+        evaluate_every: steps between measurements on the validation split; 0 for the last step only
+        checkpoint_every: steps between checkpoints; 0 for the last step only
     """
 
     seed: int = 0
@@ -51,12 +63,18 @@ class Engine:
     lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: schedule.Name = "cosine"
+    schedule: Schedule = "cosine"
     clip: float = 0.0
     ema: float = 0.999
     log_every: int = 50
     evaluate_every: int = 100
     checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        most = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "clip": math.inf, "ema": 1.0}
+        for name, high in most.items():
+            if not 0 <= getattr(self, name) <= high:
+                raise UserError(f"{name} is {getattr(self, name)}: give a number from 0 to {high}.")
 
     def fit(
         self,
@@ -151,7 +169,7 @@ class _Step:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * schedule.factor(engine.schedule, batch.progress)
+            group["lr"] = group["initial_lr"] * factor(engine.schedule, batch.progress)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -168,14 +186,16 @@ class _Step:
     def report(self, seconds: float) -> dict[str, Any]:
         """The newest terms and metrics, averaged over ranks, and times; raises `UserError` if a term was not finite."""
         self._check()
-        values = torch.stack([value.float() for value in self.state.metrics.values()])
-        mean = distributed.average([values])[0].tolist()
+        values = torch.stack([value.to(self.device, torch.float32) for value in self.state.metrics.values()])
+        mean = distributed.average([values])[0]
+        # What the checkpoint keeps must not be rank 0's own: an update may not run again before the next line.
+        self.state.metrics = dict(zip(self.state.metrics, mean, strict=True))
         steps, now = self.state.step - self._since[0], time.perf_counter()
         rate = steps / (now - self._since[1])
         self._since = (self.state.step, now)
         times = {"seconds": round(seconds, 3), "steps_per_second": round(rate, 2)}
         parts = {f"time/{part}": round(spent, 4) for part, spent in self.timer.take().items()}
-        return times | parts | dict(zip(self.state.metrics, mean, strict=True))
+        return times | parts | dict(zip(self.state.metrics, mean.tolist(), strict=True))
 
     def _check(self) -> None:
         first = distributed.concatenate(torch.stack(list(self._broken.values()))[None]).amin(0).tolist()

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from scipy.special import stdtrit
-
 from semisynth.errors import UserError
+from semisynth.statistics import t_interval
 from semisynth.weights import read_json
 
 
@@ -61,21 +60,13 @@ class Group:
     def interval(self) -> list[float]:
         """95 % interval of the test accuracy: Student's t over the seeds, or, for one run, Wilson's over the images."""
         if len(self.accuracies) > 1:
-            return [min(max(end, 0.0), 1.0) for end in student(self.accuracies)]
+            return [min(max(end, 0.0), 1.0) for end in t_interval(self.accuracies)]
         return list(self.scored[0].test["interval"])
 
 
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean."""
     return math.fsum(values) / len(values)
-
-
-def student(values: Sequence[float], level: float = 0.95) -> list[float]:
-    """Return the t interval of the mean of at least two `values`."""
-    n, centre = len(values), mean(values)
-    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance / n)
-    return [centre - half, centre + half]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Name = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant"]
 
 
-def factor(name: Name, progress: float) -> float:
+def factor(name: Schedule, progress: float) -> float:
     """The multiplier at `progress`; "cosine" is cos(7 pi t / 16), FixMatch's (Sohn 2020, section 2.3)."""
     return math.cos(7 * math.pi * progress / 16) if name == "cosine" else 1.0

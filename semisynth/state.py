@@ -98,8 +98,8 @@ class Statistics:
 
     def __init__(self, method: Method) -> None:
         self._writers: set[nn.Module] = set()
-        norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
-        self._handles = [norm.register_forward_pre_hook(self._guard) for norm in norms]
+        self._norms = {norm: norm.track_running_stats for norm in method.modules() if isinstance(norm, _BatchNorm)}
+        self._handles = [norm.register_forward_pre_hook(self._guard) for norm in self._norms]
 
     @contextlib.contextmanager
     def written_by(self, module: nn.Module) -> Iterator[None]:
@@ -116,3 +116,5 @@ class Statistics:
         """Give the norms back as they were."""
         for handle in self._handles:
             handle.remove()
+        for norm, tracked in self._norms.items():
+            norm.track_running_stats = tracked

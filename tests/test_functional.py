@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
 
-from semisynth import functional
 from semisynth.functional import Function, at, cosine, frozen, gather, hypergradient, look_ahead, mean
+from semisynth.method import Batch
 
 each_network = pytest.mark.parametrize("name", zoo.NETWORKS)
 LR = 0.3
@@ -124,7 +124,7 @@ def test_hypergradient_of_ranks_averages_to_that_of_one_process(monkeypatch: pyt
     model, data = zoo.network("cnn-group-silu"), zoo.batch(8)
     weight = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).view(zoo.SHAPE)
 
-    def of(data: zoo.Batch) -> tuple[Tensor, Tensor]:
+    def of(data: Batch) -> tuple[Tensor, Tensor]:
         phi = weight.clone().requires_grad_()
         varying = (1 - cosine(model.features(data.x * phi), frozen(model.features)(data.x + phi))).mean()
 
@@ -168,5 +168,5 @@ def test_cosine_is_that_of_matching_rows() -> None:
     a, b = torch.randn(5, 3).double(), torch.randn(5, 3).double()
     b[0], b[1] = 2 * a[0], -a[1]
     expected = [(p @ q / (p.norm() * q.norm())).item() for p, q in zip(a, b, strict=True)]
-    found = functional.cosine(a, b).tolist()
+    found = cosine(a, b).tolist()
     assert found == pytest.approx(expected, abs=1e-12) and found[:2] == pytest.approx([1, -1], abs=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,22 @@ def batch(n: int = 6, m: int = 0, classes: int = CLASSES, step: int = 0, progres
     for image, label in zip(x, y.tolist(), strict=True):
         image[0, 1:-1, 2 * label : 2 * label + 2] += 0.6
     return Batch(x[:n], y[:n], x[n:], torch.arange(m), step, progress)
+
+
+def normal(n: int, d: int, scale: float, seed: int) -> Tensor:
+    """Random logits or features (n, d)."""
+    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def softmax(logits: list[float]) -> list[float]:
+    """In plain Python."""
+    powers = [math.exp(logit - max(logits)) for logit in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def cross_entropy(logits: list[float], y: int) -> float:
+    """-log softmax(logits)[y], in plain Python."""
+    return max(logits) + math.log(sum(math.exp(logit - max(logits)) for logit in logits)) - logits[y]
 
 
 def faint(x: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from semisynth.methods.supervised import View
 class FixMatch(Method):
     """L = CE(labeled) + weight * mean over all unlabeled of [confidence >= threshold] CE(strong view, target), eq. 4.
 
-    view: of the labeled images; the paper's is weak.
+    Args:
+        threshold: tau, the confidence from which a prediction is a target
+        weight: of the unsupervised term
+        view: of the labeled images; the paper's is weak
     """
 
     ranges = {"view": ["weak", "strong"], "threshold": [0.7, 0.8, 0.9, 0.95], "weight": (0.1, 3.0)}

@@ -29,7 +29,14 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 class GAN(Method):
-    """Adversarial updates: the discriminator on real and generated images of the same labels, then the generator."""
+    """Adversarial updates: the discriminator on real and generated images of the same labels, then the generator.
+
+    Args:
+        latent: size of z and of the class embedding
+        width: channels at the largest resolution, of both networks
+        generator_lr: of the generator's Adam
+        discriminator_lr: of the discriminator's Adam
+    """
 
     reads_u = False
     model: ConditionalGenerator

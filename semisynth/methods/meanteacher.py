@@ -19,6 +19,12 @@ class MeanTeacher(Method):
 
     The weight grows as weight * exp(-5 (1 - t)^2) over the first `rampup` of training (section 3.1). The teacher, an
     average of the student's weights (eq. 1), reads another weak view of the image that the student reads.
+
+    Args:
+        weight: of the consistency cost at the end of the ramp
+        decay: alpha of the teacher's average
+        rampup: the part of training over which the weight grows
+        view: of the labeled images; the paper's is weak
     """
 
     ranges = {"view": ["weak", "strong"], "weight": (1.0, 50.0), "decay": [0.95, 0.99, 0.999]}

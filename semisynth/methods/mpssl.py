@@ -80,7 +80,12 @@ class Inner:
 
 
 class SCR(Method):
-    """Synthetic consistency regularisation on `u` as it comes: MP-SSL without its mapper (the paper's uniform row)."""
+    """Synthetic consistency regularisation on `u` as it comes: MP-SSL without its mapper (the paper's uniform row).
+
+    Args:
+        weight: lambda, of L_SCR
+        view: of the labeled images
+    """
 
     ranges = {"weight": (0.1, 10.0)}
 
@@ -102,8 +107,16 @@ class SCR(Method):
 class MPSSL(Method):
     """min_theta CE + weight L_SCR(s), s = G(M(z, y)), alternating with min_mapper L_val(theta*) + gap L_gap.
 
-    look_ahead: the first term of the outer problem, off for the gap alone; inner_lr: eta of the one step that stands
-    for theta*; every: mapper updates, in steps; temperature, hard: of the class choice; view: of the labeled images.
+    Args:
+        weight: lambda, of L_SCR
+        gap: lambda_gap, of L_gap; 0 leaves the term out
+        look_ahead: whether the outer problem has L_val(theta*); false leaves the gap alone
+        inner_lr: eta, of the one gradient step that stands for theta*
+        mapper_lr: of the mapper's Adam
+        every: steps between mapper updates
+        temperature: of the Gumbel-softmax over foundation classes
+        hard: whether that choice is one-hot, with the soft choice's gradient
+        view: of the labeled images
     """
 
     reads_u = False

@@ -14,7 +14,11 @@ View = Literal["weak", "strong"]
 
 
 class Supervised(Method):
-    """Cross-entropy on weak or strong views; with few labels strong ones are by far the better baseline."""
+    """Cross-entropy on weak or strong views; with few labels strong ones are by far the better baseline.
+
+    Args:
+        view: of the labeled images
+    """
 
     reads_u = False
     ranges = {"view": ["weak", "strong"]}

@@ -23,6 +23,7 @@ NOTE = (
     "and training, not the choice of the test images. Seconds are of a run, each on one thread where it ran on a CPU."
 )
 MARGIN = 0.01  # of "non-inferior": one point
+FEWEST = 5  # seeds of a verdict
 
 
 def bench(
@@ -136,6 +137,8 @@ class Contrast:
         """ "higher" or "lower" only where p and both intervals agree."""
         low = min(self.paired.t[0], self.paired.bootstrap[0])
         high = max(self.paired.t[1], self.paired.bootstrap[1])
+        if self.paired.n < FEWEST:
+            return "too few seeds"
         if self.p < 0.05 and low > 0:
             return "higher"
         return "lower" if self.p < 0.05 and high < 0 else "no difference shown"
@@ -143,7 +146,7 @@ class Contrast:
     @property
     def non_inferior(self) -> str:
         """Whether the t interval excludes a loss of a point."""
-        return "yes" if self.paired.t[0] > -MARGIN else "not shown"
+        return "yes" if self.paired.n >= FEWEST and self.paired.t[0] > -MARGIN else "not shown"
 
 
 Key = tuple[str, int, str]  # init, labels per class, row

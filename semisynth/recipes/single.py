@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import semisynth
-from semisynth import distributed, generators, methods, models, noise, weights
+from semisynth import charts, distributed, generators, methods, models, noise, weights
 from semisynth.augment.policies import Strong, Weak
 from semisynth.data import datasets, splits
 from semisynth.data.datasets import Dataset, Images
@@ -29,10 +29,16 @@ from semisynth.method import Method
 class Setting:
     """What is learned from what.
 
-    data: the data set; labels_per_class: drawn from its pool by the seed, 0 for all of them; model: the classifier;
-    init: "none", "foundation" (features trained on the labeled glyphs), or a run directory; generator: a name or a run
-    directory; unlabeled: where u comes from, "auto" being the generator if one is given and else the rest of the pool;
-    batch, unlabeled_batch: labeled and unlabeled (or synthetic) images of a step.
+    Args:
+        data: the data set: digits, glyphs or letters
+        labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
+        model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
+        init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory
+        generator: glyphs, letters, or the run directory of a gan
+        unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
+        steps: length of the training
+        batch: labeled images of a step, which repeat when there are fewer
+        unlabeled_batch: unlabeled or synthetic images of a step
     """
 
     data: str = "digits"
@@ -107,14 +113,16 @@ class Materials:
         self.device = resolve(config.engine.device)
         self.data = datasets.load(setting.data)
         self.labeled, self.rest = self._draw(self.data.pool, setting.labels_per_class, seed)
-        parts = method_parts(config.method)
+        parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         self.generator = generators.Permuted(generators.load(setting.generator), seed) if setting.generator else None
         if "generator" in parts and self.generator is None:
             raise UserError(
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
-        self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
+        self.method = method_class(config.method)(
+            **{part: self._part(part) for part in parts}, **config.options
+        )
         self.stream = Stream(
             self.labeled,
             self._unlabeled(),
@@ -189,6 +197,7 @@ def fit(config: Config, out: Path, show: bool = True, name: str = "fit") -> dict
         if (result := finished(config, out)) is not None:
             return result
         materials = Materials(config)
+        distributed.barrier()  # no rank finds the directory half made, and none is made if a rank cannot begin
         if distributed.rank() == 0:
             _claim(config, out)
         distributed.barrier()
@@ -247,11 +256,13 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
     like = torch.empty(0, device=materials.device)
     method.model.load_state_dict(model.state_dict())
     with torch.no_grad(), noise.seeded(config.engine.seed, "samples"):
-        samples = method.eval().samples(100, like)
+        samples = method.eval().samples(10 * len(data.classes), like)
         if not samples and materials.generator is not None:
             samples = {"uniform": generators.sample(materials.generator, 100, like)}
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
+    if method.task == "generate":
+        (out / "samples.png").write_bytes(charts.sheet(samples["uniform"].cpu().numpy(), len(data.classes)))
     splits_of = {"test": data.test, "validation": data.validation} if method.task == "classify" else {}
     measured = {k: classify(model, images, data.classes, device=materials.device) for k, images in splits_of.items()}
     weights.write_json(

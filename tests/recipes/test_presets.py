@@ -1,0 +1,46 @@
+"""The rows: each one's configuration can be built from, and says what makes it that row."""
+
+from __future__ import annotations
+
+import pytest
+
+from semisynth.errors import UserError
+from semisynth.recipes import presets
+from semisynth.recipes.single import Config, method_class, method_parts
+
+
+@pytest.mark.parametrize("name", presets.rows())
+def test_every_row_is_part_of_a_configuration(name: str) -> None:
+    config = Config.of(presets.row(name))
+    setting = config.setting
+    assert method_class(config.method).reads_u == (setting.unlabeled != "none")
+    wants_generator = setting.unlabeled == "generator" or "generator" in method_parts(config.method)
+    assert wants_generator == (setting.generator is not None)
+    assert config.flat()["method"].items() >= presets.row(name)["method"].items()
+
+
+def test_what_tells_the_rows_apart() -> None:
+    assert presets.row("naive-fixmatch")["unlabeled"] == "generator"
+    assert presets.row("fixmatch-real")["unlabeled"] == "pool"
+    assert presets.row("gap-only")["method"] == {"name": "mpssl", "look_ahead": False}
+    assert presets.row("mpssl-no-gap")["method"] == {"name": "mpssl", "gap": 0.0}
+    assert presets.row("mpssl")["method"] == {"name": "mpssl"}
+
+
+def test_the_generator_is_the_one_given_but_for_letters() -> None:
+    assert presets.row("mpssl", "mine")["generator"] == "mine"
+    assert presets.row("scr-uniform", "mine")["generator"] == "mine"
+    assert presets.row("mpssl-letters", "mine")["generator"] == "letters"
+    assert presets.row("supervised", "mine")["generator"] is None
+
+
+def test_a_bare_method_reads_the_real_pool() -> None:
+    expected = {"generator": None, "unlabeled": "pool", "method": {"name": "fixmatch"}}
+    assert presets.row("fixmatch", "mine") == expected
+
+
+def test_an_unknown_row_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'gap-only'"):
+        presets.row("gap-onyl")
+    with pytest.raises(UserError, match="unknown row or method 'gan'"):
+        presets.row("gan")
