@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("tune", "bench", "table", "all"), default="all")
     parser.add_argument("--init", choices=("both", *GRID), default="both")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--configurations", type=int, default=16, help="of each row's search")
     parser.add_argument("--tuning-seeds", default="0-9")
     parser.add_argument("--workers", type=int, default=2)

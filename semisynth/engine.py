@@ -94,7 +94,7 @@ class Engine:
         device = resolve(self.device)
         method.to(device).train()
         updates = method.updates()
-        state = State(method, {k: self._optimizer(u) for k, u in updates.items() if isinstance(u, Update)}, self.ema)
+        state = State(method, self.optimizers(updates), self.ema)
         if out is not None and (out / "checkpoint.pt").exists():
             state.load(out / "checkpoint.pt")
         main = distributed.rank() == 0
@@ -122,6 +122,13 @@ class Engine:
     def _due(self, what: str, step: int, steps: int) -> bool:
         every = {"log": self.log_every, "evaluate": self.evaluate_every, "checkpoint": self.checkpoint_every}[what]
         return step == steps or (every > 0 and step % every == 0)
+
+    def optimizers(self, updates: Mapping[str, Update | Average]) -> dict[str, Optimizer]:
+        """An optimiser for each update; `UserError` for a rate that it does not take."""
+        try:
+            return {name: self._optimizer(update) for name, update in updates.items() if isinstance(update, Update)}
+        except ValueError as error:
+            raise UserError(f"{error}: give another rate.") from error
 
     def _optimizer(self, update: Update) -> Optimizer:
         sgd = partial(torch.optim.SGD, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
@@ -198,6 +205,8 @@ class _Step:
         return times | parts | dict(zip(self.state.metrics, mean.tolist(), strict=True))
 
     def _check(self) -> None:
+        if not self._broken:  # no update was due since the run was resumed
+            return
         first = distributed.concatenate(torch.stack(list(self._broken.values()))[None]).amin(0).tolist()
         bad = {term: step for term, step in zip(self._broken, first, strict=True) if step < NEVER}
         if bad:

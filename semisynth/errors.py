@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin
 
 
 class UserError(Exception):
@@ -18,3 +19,18 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
     hint = f": did you mean '{near[0]}'?" if near else "."
     raise UserError(f"unknown {what} '{name}'{hint} Choose from: {', '.join(options)}.")
+
+
+def check(value: object, hint: Any, what: str) -> None:
+    """Raise `UserError` unless `value` is of the type that `hint` says; a whole number will do for a float."""
+    if not _fits(value, hint):
+        kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise UserError(f"{what} is {value!r}: it must be of type {kind}.")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, part) for part in get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from semisynth.combine import Combine, total
+from semisynth.errors import UserError
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -56,6 +57,10 @@ class Update:
     combine: Combine = total
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
     every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"an update cannot come every {self.every} steps: give at least 1.")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def through(images: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
     """
     gradient = torch.autograd.grad(loss, images, retain_graph=True)[0].detach()
     product = (images * gradient).sum()
-    return loss.detach() + product - product.detach(), gradient.norm()
+    return loss.detach() + (product - product.detach()), gradient.norm()
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class MPSSL(Method):
         "weight": (0.1, 10.0),
         "gap": (0.03, 3.0),
         "inner_lr": (0.03, 1.0),
-        "mapper_lr": (3e-4, 1e-2),
+        "mapper_lr": (1e-3, 3e-2),
         "temperature": [0.5, 1.0, 2.0],
     }
 
@@ -142,7 +142,7 @@ class MPSSL(Method):
         gap: float = 1.0,
         look_ahead: bool = True,
         inner_lr: float = 0.1,
-        mapper_lr: float = 1e-3,
+        mapper_lr: float = 3e-3,
         every: int = 1,
         temperature: float = 1.0,
         hard: bool = True,

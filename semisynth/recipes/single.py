@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from semisynth.data import datasets, splits
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
 from semisynth.engine import Engine, resolve
-from semisynth.errors import UserError, choose
+from semisynth.errors import UserError, check, choose
 from semisynth.evaluate import classify
 from semisynth.method import Method
 
@@ -51,6 +51,11 @@ class Setting:
     batch: int = 32
     unlabeled_batch: int = 64
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "unlabeled_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,14 +74,18 @@ class Config:
     def of(content: Mapping[str, Any], source: str = "the configuration") -> Config:
         """From the flat form; options left out take their defaults. `UserError` names an unknown field."""
         content = dict(content)
-        options = dict(content.pop("method", {}))
-        name = str(options.pop("name", ""))
+        method = content.pop("method", {})
+        check(method, dict, f"'method' in {source}")
+        name = str(method.get("name", ""))
+        options = {key: value for key, value in method.items() if key != "name"}
         known = method_options(name)
-        names = {f.name for part in (Setting, Engine) for f in fields(part)}
-        for key in content:
-            choose(key, names, f"field in {source}:")
-        for key in options:
+        hints = get_type_hints(Setting) | get_type_hints(Engine)
+        for key, value in content.items():
+            check(value, hints[choose(key, hints, f"field in {source}:")], f"'{key}' in {source}")
+        hints = get_type_hints(method_class(name).__init__)
+        for key, value in options.items():
             choose(key, known, f"option of method '{name}' in {source}:")
+            check(value, hints[key], f"'method.{key}' in {source}")
         setting = Setting(**{f.name: content[f.name] for f in fields(Setting) if f.name in content})
         engine = Engine(**{f.name: content[f.name] for f in fields(Engine) if f.name in content})
         return Config(setting, engine, name, {**known, **options})
@@ -120,9 +129,8 @@ class Materials:
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
-        self.method = method_class(config.method)(
-            **{part: self._part(part) for part in parts}, **config.options
-        )
+        self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
+        config.engine.optimizers(self.method.updates())  # tells of a rate that cannot be before anything is written
         self.stream = Stream(
             self.labeled,
             self._unlabeled(),
@@ -159,8 +167,6 @@ class Materials:
 
     def _share(self, name: str) -> int:
         size: int = getattr(self.config.setting, name)
-        if size < 1:
-            raise UserError(f"{name} is {size}: give at least 1.")
         distributed.share(size, name)
         return size
 

@@ -56,11 +56,8 @@ def naive(weak: Tensor, strong: Tensor, threshold: float) -> tuple[float, float]
 @pytest.mark.parametrize("threshold", [0.95, 0.5, 0.0])
 @pytest.mark.parametrize("view", ["weak", "strong"])
 def test_losses_are_those_of_a_loop(weak: Tensor, threshold: float, view: str) -> None:
-    strong, labeled, y = (
-        zoo.normal(len(weak), CLASSES, 2.0, 5),
-        zoo.normal(5, CLASSES, 2.0, 6),
-        torch.tensor([0, 3, 3, 0, 3]),
-    )
+    strong = zoo.normal(len(weak), CLASSES, 2.0, 5)
+    labeled, y = zoo.normal(5, CLASSES, 2.0, 6), torch.tensor([0, 3, 3, 0, 3])
     method = FixMatch(zoo.Reader(CLASSES), first, second, threshold=threshold, weight=0.7, view=view)
     data = Batch(pairs(labeled, 3 * labeled), y, pairs(weak, strong), torch.arange(len(weak)))
     losses = method.loss(data)

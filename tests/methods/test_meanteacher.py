@@ -16,7 +16,6 @@ from semisynth.methods import MeanTeacher
 
 CLASSES = 4
 
-
 UNLABELED: dict[str, Tensor] = {
     "random": zoo.normal(20, CLASSES, 2.0, 0),
     "sure": 60 * torch.eye(CLASSES, dtype=torch.float64)[[0, 0, 3]],

@@ -14,6 +14,7 @@ import pytest
 from semisynth import weights
 from semisynth.cli import main
 from semisynth.errors import UserError
+from semisynth.methods import FixMatch
 from semisynth.recipes import cells, tune
 from semisynth.recipes.single import Config
 from semisynth.recipes.tune import Search, draw
@@ -54,7 +55,7 @@ def test_the_first_configuration_is_the_given_one_and_the_others_vary_all_that_i
     search = Search(CONFIG, Path("out"), 16, (4,))
     assert search.at(0, 4).flat() == {**CONFIG.flat(), "seed": 4}
     drawn = [search.at(number, 4) for number in range(1, 16)]
-    for name in ("threshold", "weight", "view"):
+    for name in FixMatch.ranges:
         assert len({config.options[name] for config in drawn}) > 1
     assert len({config.engine.lr for config in drawn}) == 15
     assert all(config.setting == CONFIG.setting for config in drawn)
@@ -137,8 +138,8 @@ def test_tune_from_the_command_line_and_again(tmp_path: Path, capsys: pytest.Cap
     found = json.loads((out / "tune.json").read_text())
     assert found["budget"] == {"configurations": 2, "seeds": [3, 5], "steps": 1}
     assert found["fixed"] == ["weight"]
-    assert found["ranges"].keys() == {"lr", "view", "threshold"}
-    assert found["ranges"]["lr"] == {"low": 0.003, "high": 0.3}
+    assert found["ranges"].keys() == {*tune.SHARED, *FixMatch.ranges} - {"weight"}
+    assert list(found["ranges"]["lr"].items()) == list(zip(("low", "high"), tune.SHARED["lr"], strict=True))
     for trial in found["trials"]:
         cells_of = [out / "cells" / f"{trial['number']:02}" / seed for seed in ("3", "5")]
         runs = [weights.read_json(path / "result.json") for path in cells_of]
