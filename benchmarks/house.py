@@ -18,17 +18,26 @@ from semisynth.errors import UserError
 from semisynth.recipes import bench, cells, presets
 from semisynth.recipes.single import Config
 from semisynth.recipes.tune import Search
+from semisynth.statistics import t_interval
 
 ROWS = ("mpssl", "gap-only", "scr-uniform", "naive-fixmatch", "fixmatch-real", "supervised")
 RESULTS = Path(__file__).parent / "results" / "house"
+README = Path(__file__).parents[1] / "README.md"
+OPENING, CLOSING = "<!-- house -->", "<!-- /house -->"
 COMMAND = shlex.join(["python", "benchmarks/house.py", *sys.argv[1:]])
-# By init: seeds by number of labels.
-GRID = {"foundation": {2: "100-119", 1: "100-109", 4: "100-109"}, "none": {2: "100-119"}}
+GRID = {
+    ("foundation", 2): "100-119",
+    ("none", 2): "100-119",
+    ("foundation", 1): "100-109",
+    ("foundation", 4): "100-109",
+}
+# Of each row's search, by init.
+CONFIGURATIONS = {"foundation": 16, "none": 8}
 
 
 def main() -> None:
     options = parse()
-    inits = list(GRID) if options.init == "both" else [options.init]
+    inits = list(CONFIGURATIONS) if options.init == "both" else [options.init]
     if options.stage in ("tune", "all"):
         tune(options, inits)
     if options.stage in ("bench", "all"):
@@ -42,9 +51,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("tune", "bench", "table", "all"), default="all")
-    parser.add_argument("--init", choices=("both", *GRID), default="both")
+    parser.add_argument("--init", choices=("both", *CONFIGURATIONS), default="both")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--configurations", type=int, default=16, help="of each row's search")
     parser.add_argument("--tuning-seeds", default="0-9")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/house"), help="where the runs are kept")
@@ -62,7 +70,7 @@ def searches(options: argparse.Namespace, inits: list[str]) -> dict[tuple[str, s
             seeds = tuple(cells.numbers(options.tuning_seeds, "--tuning-seeds"))
             out = options.work / init / "tune" / name
             found[init, name] = Search(
-                config, out, options.configurations, seeds, frozenset(row["method"]) - {"name"}, COMMAND
+                config, out, CONFIGURATIONS[init], seeds, frozenset(row["method"]) - {"name"}, COMMAND
             )
     return found
 
@@ -72,7 +80,13 @@ def tune(options: argparse.Namespace, inits: list[str]) -> None:
     waiting = [search for search in searches(options, inits).values() if search.finished() is None]
     for search in waiting:
         search.claim()
-    planned = [cell for number in range(options.configurations) for search in waiting for cell in search.of(number)]
+    planned = [
+        cell
+        for number in range(max(CONFIGURATIONS.values()))
+        for search in waiting
+        if number < search.configurations
+        for cell in search.of(number)
+    ]
     failures = cells.run(planned, options.workers, "tune")
     for search in waiting:
         search.conclude(failures)
@@ -82,8 +96,8 @@ def planned(options: argparse.Namespace, inits: list[str]) -> list[cells.Cell]:
     """The cells of the bench, with the options that tuning found."""
     return [
         cell
-        for init in inits
-        for labels, seeds in GRID[init].items()
+        for (init, labels), seeds in GRID.items()
+        if init in inits
         for cell in bench.plan(
             {"steps": options.steps, "init": init},
             ROWS,
@@ -103,7 +117,29 @@ def summarize(options: argparse.Namespace, inits: list[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     bench.write(lines, text, RESULTS)
     weights.write_json(RESULTS / "tuning.json", {"command": COMMAND, "searches": tuning(options, inits)})
+    introduce(lines)
     print(text)
+
+
+def introduce(lines: list[dict[str, Any]]) -> None:
+    """Write the README's short table between its markers."""
+    columns = sorted(GRID)
+    head = ["method", *(f"{init}, {labels} per class" for init, labels in columns)]
+    rows = [[row, *(summary(lines, row, *column) for column in columns)] for row in reversed(ROWS)]
+    command = f"Test accuracy in %, mean over seeds and its 95 % interval. Made by `{COMMAND}`."
+    before, rest = README.read_text().split(OPENING)
+    after = rest.split(CLOSING)[1]
+    weights.write_text(README, f"{before}{OPENING}\n{bench.markdown(head, rows)}\n\n{command}\n{CLOSING}{after}")
+
+
+def summary(lines: list[dict[str, Any]], row: str, init: str, labels: int) -> str:
+    """Mean and half the width of its t interval."""
+    key = {"method": row, "init": init, "labels_per_class": labels}
+    found = [100 * line["accuracy"] for line in lines if key.items() <= line.items()]
+    if len(found) < 2:
+        return "–"
+    low, high = t_interval(found)
+    return f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
 
 
 def tuning(options: argparse.Namespace, inits: list[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -62,6 +63,8 @@ def fit(arguments: list[str]) -> None:
     config = single.Config.of(options, "the options")
     done = single.finished(config, out) is not None
     result = single.fit(config, out)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one is enough to tell
+        return
     print(f"{out} is finished{' already' if done else ''}.")
     if "test" in result:
         low, high = result["test"]["interval"]
@@ -110,7 +113,7 @@ def _parser(command: str, description: str) -> ArgumentParser:
         def format_help(self, formatter: HelpFormatter | None = None) -> str:
             return re.sub(r"--[a-z_.]+", lambda name: name[0].replace("_", "-"), super().format_help(formatter))
 
-    return Parser(prog=f"semisynth {command}", description=description, exit_on_error=False, default_env=False)
+    return Parser(prog=f"semisynth {command}", description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class _Step:
     ) -> None:
         self.engine, self.state, self.updates, self.device = engine, state, updates, device
         self.timer, self.statistics = Timer(device), Statistics(state.method)
-        self._broken: dict[str, Tensor] = {}  # by term: the first step at which it was not finite
+        self._broken: dict[str, Tensor] = {}  # by what it is: the first step at which it was not finite
         self._since = (state.step, time.perf_counter())
 
     def __call__(self, batch: Batch) -> None:
@@ -172,7 +172,8 @@ class _Step:
         self._record(name, losses, batch.step)
         if engine.clip:
             norm = torch.stack(torch._foreach_norm(gradients)).norm()
-            torch._foreach_mul_(gradients, (engine.clip / (norm + 1e-12)).clamp(max=1.0))
+            # Not in place: autograd may give two parameters the same tensor.
+            gradients = list(torch._foreach_mul(gradients, (engine.clip / (norm + 1e-12)).clamp(max=1.0)))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
@@ -186,12 +187,14 @@ class _Step:
     def _record(self, name: str, losses: Losses, step: int) -> None:
         self.state.metrics |= {f"{name}/{k}": v.detach() for k, v in (*losses.terms.items(), *losses.metrics.items())}
         for term, value in losses.terms.items():
-            key = f"{name}/{term}"
-            before = self._broken.setdefault(key, torch.full((), NEVER, device=self.device))
-            self._broken[key] = torch.where(value.detach().isfinite(), before, before.clamp(max=step))
+            self._watch(f"the loss term '{name}/{term}'", value.detach(), step)
+
+    def _watch(self, what: str, value: Tensor, step: int) -> None:
+        before = self._broken.setdefault(what, torch.full((), NEVER, device=self.device))
+        self._broken[what] = torch.where(value.isfinite(), before, before.clamp(max=step))
 
     def report(self, seconds: float) -> dict[str, Any]:
-        """The newest terms and metrics, averaged over ranks, and times; raises `UserError` if a term was not finite."""
+        """The newest terms and metrics, averaged over ranks, and times; raises `UserError` if one was not finite."""
         self._check()
         values = torch.stack([value.to(self.device, torch.float32) for value in self.state.metrics.values()])
         mean = distributed.average([values])[0]
@@ -205,14 +208,17 @@ class _Step:
         return times | parts | dict(zip(self.state.metrics, mean.tolist(), strict=True))
 
     def _check(self) -> None:
-        if not self._broken:  # no update was due since the run was resumed
-            return
+        # A finite loss may have an infinite gradient: weights that are lost must not replace the last checkpoint.
+        for name, optimizer in self.state.optimizers.items():
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            norm = torch.stack(torch._foreach_norm(weights)).sum().detach()
+            self._watch(f"the norm of the weights of '{name}'", norm, self.state.step)
         first = distributed.concatenate(torch.stack(list(self._broken.values()))[None]).amin(0).tolist()
-        bad = {term: step for term, step in zip(self._broken, first, strict=True) if step < NEVER}
+        bad = {what: step for what, step in zip(self._broken, first, strict=True) if step < NEVER}
         if bad:
-            term = min(bad, key=lambda key: bad[key])
+            what = min(bad, key=lambda key: bad[key])
             raise UserError(
-                f"the loss term '{term}' was not finite at step {bad[term]}. The last checkpoint is as it was; "
+                f"{what} was not finite at step {bad[what]}. The last checkpoint is as it was; "
                 "a lower --lr or --clip 1 often helps."
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,20 +73,25 @@ class State:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(content["optimizers"][name])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{path} does not fit this method: {error}. Use another --out.") from error
+            told = " ".join(str(error).split()).rstrip(". ")
+            raise UserError(f"{path} does not fit this method: {told}. Use another --out.") from error
         self.step, self.seconds, self.metrics = content["step"], content["seconds"], content["metrics"]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {content['format']}, this version reads {FORMAT}: start in another --out."
-            )
-        return content
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged: delete it to start this run again from its first step.") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise _damaged(path) from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise _damaged(path)
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} has format {content['format']}, this version reads {FORMAT}: start in another --out.")
+    return content
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: delete it to start this run again from its first step.")
 
 
 class Statistics:

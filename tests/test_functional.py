@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -121,11 +122,11 @@ def test_hypergradient_leaves_no_gradient_behind() -> None:
 
 
 def test_hypergradient_of_ranks_averages_to_that_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, data = zoo.network("cnn-group-silu"), zoo.batch(8)
+    own, data = zoo.network("cnn-group-silu"), zoo.batch(8)
     weight = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).view(zoo.SHAPE)
 
     def of(data: Batch) -> tuple[Tensor, Tensor]:
-        phi = weight.clone().requires_grad_()
+        model, phi = copy.deepcopy(own), weight.clone().requires_grad_()
         varying = (1 - cosine(model.features(data.x * phi), frozen(model.features)(data.x + phi))).mean()
 
         def outer(ahead: Function) -> Tensor:

@@ -123,7 +123,7 @@ class _Threads:
 
     def __init__(self, world: int) -> None:
         self.world, self.own = world, threading.local()
-        self.barrier_, self.slots = threading.Barrier(world, timeout=60), [torch.empty(0)] * world
+        self.barrier, self.slots = threading.Barrier(world, timeout=60), [torch.empty(0)] * world
 
     def is_initialized(self) -> bool:
         return True
@@ -136,9 +136,9 @@ class _Threads:
 
     def _exchange(self, tensor: Tensor) -> list[Tensor]:
         self.slots[self.own.rank] = tensor.clone()
-        self.barrier_.wait()
+        self.barrier.wait()
         every = list(self.slots)
-        self.barrier_.wait()
+        self.barrier.wait()
         return every
 
     def all_reduce(self, tensor: Tensor) -> None:
@@ -153,7 +153,7 @@ T = TypeVar("T")
 
 
 def on_ranks(monkeypatch: pytest.MonkeyPatch, world: int, body: Callable[[int], T]) -> list[T]:
-    """`body(rank)` of every rank, run together."""
+    """`body(rank)` of every rank, run together; as on real ranks, each needs modules of its own."""
     threads = _Threads(world)
 
     def run(rank: int) -> T:
@@ -161,12 +161,16 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, world: int, body: Callable[[int], 
         try:
             return body(rank)
         except BaseException:
-            threads.barrier_.abort()
+            threads.barrier.abort()
             raise
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(world) as pool:
         patch.setattr(distributed, "dist", threads)
-        return list(pool.map(run, range(world)))
+        futures = [pool.submit(run, rank) for rank in range(world)]
+        errors = [error for future in futures if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # not that of a rank which only waited for it
+    return [future.result() for future in futures]
 
 
 def part(batch: Batch, rank: int, world: int) -> Batch:

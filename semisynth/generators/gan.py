@@ -1,4 +1,4 @@
-"""A small class-conditional generator and its discriminator, for images of 16x16 and 32x32."""
+"""A small class-conditional generator and its discriminator, for images of 4x4 to 32x32."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from semisynth.errors import UserError
 from semisynth.generators.protocol import Generator, vectors
 
 
@@ -29,11 +30,18 @@ class Modulated(nn.Module):
 
 
 class ConditionalGenerator(Generator):
-    """A `Generator`: z and a mixture of class embeddings, through modulated convolutions from 4x4 up to the image."""
+    """A `Generator`: z and a mixture of class embeddings, through modulated convolutions from 4x4 up to the image.
+
+    Raises `UserError` for images that are not square with a side of 4, 8, 16 or 32.
+    """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, latent: int = 32, width: int = 32) -> None:
         super().__init__()
-        channels, side, _ = shape
+        channels, side, across = shape
+        if side != across or side not in (4, 8, 16, 32):
+            raise UserError(
+                f"a GAN cannot make images of {side}x{across}: they must be square, of 4, 8, 16 or 32 pixels."
+            )
         self.latent_shape, self.classes, self.width = (latent,), classes, width
         condition = 2 * latent
         self.embedding = nn.Linear(classes, latent, bias=False)

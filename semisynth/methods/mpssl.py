@@ -32,8 +32,8 @@ def consistency(strong: Tensor, weak: Tensor) -> Tensor:
 
 
 def gap_loss(real: Tensor, y_real: Tensor, synthetic: Tensor, y_synthetic: Tensor, classes: int) -> Tensor:
-    """L_gap: the squared distance between the mean features of real and synthetic samples, averaged over the classes
-    that both have; features (n, d) and (m, d), labels (n,) and (m,). Means are over the global batch."""
+    """L_gap: the squared distance per dimension between the mean features of real and synthetic samples, averaged over
+    the classes that both have; features (n, d) and (m, d), labels (n,) and (m,). Means are over the global batch."""
 
     def class_means(features: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         member = F.one_hot(y, classes).to(features.dtype)
@@ -46,7 +46,7 @@ def gap_loss(real: Tensor, y_real: Tensor, synthetic: Tensor, y_synthetic: Tenso
         class_means(synthetic, y_synthetic),
     )
     both = (in_real & in_synthetic).to(real.dtype)
-    return ((centre_real - centre_synthetic).square().sum(1) * both).sum() / both.sum().clamp_min(1)
+    return ((centre_real - centre_synthetic).square().mean(1) * both).sum() / both.sum().clamp_min(1)
 
 
 def through(images: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ class SCR(Method):
         view: of the labeled images
     """
 
-    ranges = {"weight": (0.1, 10.0)}
+    ranges = {"weight": (0.3, 30.0)}
 
     def __init__(
         self, model: Classifier, weak: Weak, strong: Strong, *, weight: float = 1.0, view: View = "strong"
@@ -122,11 +122,11 @@ class MPSSL(Method):
     reads_u = False
     model: Classifier
     ranges = {
-        "weight": (0.1, 10.0),
-        "gap": (0.03, 3.0),
+        "weight": (0.3, 30.0),
+        "gap": (0.03, 10.0),
         "inner_lr": (0.03, 1.0),
-        "mapper_lr": (1e-3, 3e-2),
-        "temperature": [0.5, 1.0, 2.0],
+        "mapper_lr": (3e-4, 1e-2),
+        "temperature": [0.3, 0.5, 1.0],
     }
 
     def __init__(
@@ -142,10 +142,10 @@ class MPSSL(Method):
         gap: float = 1.0,
         look_ahead: bool = True,
         inner_lr: float = 0.1,
-        mapper_lr: float = 3e-3,
+        mapper_lr: float = 1e-3,
         every: int = 1,
-        temperature: float = 1.0,
-        hard: bool = True,
+        temperature: float = 0.5,
+        hard: bool = False,
         view: View = "strong",
     ) -> None:
         super().__init__()

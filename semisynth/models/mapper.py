@@ -14,9 +14,11 @@ from semisynth import noise
 class Mapper(nn.Module):
     """(z, y) -> (z', foundation class vector): Yamaguchi 2023, section on latent meta-optimisation.
 
-    An MLP on z and an embedding of the target class y. The latent is residual, z' = z + delta, and starts at z; the
-    class is drawn by Gumbel-softmax (Jang 2017), hard draws with the soft gradient, and starts uniform. Depth, width,
-    residual, temperature and the zero start are our reconstruction.
+    An MLP on z and an embedding of the target class y. The latent is residual and keeps its norm: z + delta, scaled to
+    |z|, starts at z and stays on the shell where the generator was trained; left free, it runs off to images of nothing.
+    The class vector is a Gumbel-softmax (Jang 2017) and starts uniform. Soft draws let the gap find the classes that
+    resemble the labeled images; hard ones, with the soft draw's gradient, collapsed onto others. Depth, width,
+    residual, norm, temperature, soft draws and the zero start are our reconstruction.
 
     latent_shape: of one z; classes: target classes; foundation: the generator's classes, 0 for an unconditional one.
     """
@@ -28,8 +30,8 @@ class Mapper(nn.Module):
         foundation: int,
         *,
         width: int = 128,
-        temperature: float = 1.0,
-        hard: bool = True,
+        temperature: float = 0.5,
+        hard: bool = False,
     ) -> None:
         super().__init__()
         self.latent_shape, self.foundation, self.temperature, self.hard = latent_shape, foundation, temperature, hard
@@ -44,7 +46,9 @@ class Mapper(nn.Module):
         """z (n, *latent_shape), y labels (n,) -> z' of the same shape, class vectors (n, foundation) or None."""
         out = self.out(self.body(torch.cat([z.flatten(1), self.embedding(y)], 1)))
         delta, logits = out.split([out.shape[1] - self.foundation, self.foundation], 1)
-        return z + delta.view_as(z), self._choose(logits) if self.foundation else None
+        moved = z.flatten(1) + delta
+        moved = moved * (z.flatten(1).norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        return moved.view_as(z), self._choose(logits) if self.foundation else None
 
     def _choose(self, logits: Tensor) -> Tensor:
         soft = ((logits + noise.gumbel(*logits.shape, like=logits)) / self.temperature).softmax(1)

@@ -204,14 +204,14 @@ def _accuracies(groups: Groups, reference: str) -> str:
         mean, seconds = f"{100 * _mean(accuracies):.1f}", f"{_mean([line['seconds'] for line in group.values()]):.1f}"
         own = [*key, len(group), mean, _interval(statistics.t_interval(accuracies), ".1f"), seconds]
         rows.append([*own, *_difference(contrasts.get(key))])
-    return _markdown([*head, f"minus {reference}", *DIFFERENCE], rows)
+    return markdown([*head, f"minus {reference}", *DIFFERENCE], rows)
 
 
 def _contrast_table(groups: Groups, pairs: Mapping[Key, Pair]) -> str:
     found = _contrasts(groups, pairs)
     head = ("init", "labels per class", "row", "seeds", "difference", *DIFFERENCE, "non-inferior within 1 point")
     rows = [[*key, c.paired.n, *_difference(c), c.non_inferior] for key, c in found.items()]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _difference(contrast: Contrast | None) -> list[str]:
@@ -230,7 +230,8 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 

