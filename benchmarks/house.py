@@ -16,7 +16,7 @@ from typing import Any
 from semisynth import weights
 from semisynth.errors import UserError
 from semisynth.recipes import bench, cells, presets
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config
 from semisynth.recipes.tune import Search
 from semisynth.statistics import t_interval
 

@@ -59,7 +59,10 @@ class State:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
         beside = path.with_name(path.name + ".part")
-        torch.save(content, beside)
+        try:
+            torch.save(content, beside)
+        except RuntimeError as error:  # what torch's writer makes of a full disk
+            raise UserError(f"{path} cannot be written: make room, and run the same command again.") from error
         os.replace(beside, path)
 
     def load(self, path: Path) -> None:

@@ -44,9 +44,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors under their names."""
+    """Write tensors under their names; `UserError` if the disk is full."""
     beside = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be written ({error}): make room, and run the same command again.") from error
     os.replace(beside, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,21 +14,24 @@ import tiny
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from tiny import Toy
 from torch import Tensor
 
 from semisynth import distributed, noise
+from semisynth.engine import Engine
 from semisynth.errors import UserError
 from semisynth.functional import gather, mean
-from semisynth.method import Batch
+from semisynth.method import Batch, Losses
 from semisynth.recipes import single
-from semisynth.recipes.single import Config, Materials
+from semisynth.recipes.config import Config, method_names
+from semisynth.recipes.materials import Materials
 
 ROWS = torch.arange(12.0, dtype=torch.float64).view(4, 3)
 
 
 def cases(generator: str) -> dict[str, Config]:
     """Every method as it comes, and what else takes another path between ranks."""
-    found = {name: tiny.config(name, generator, steps=3) for name in single.method_names()}
+    found = {name: tiny.config(name, generator, steps=3) for name in method_names()}
     found["fixmatch on synthetic images"] = tiny.config("fixmatch", generator, unlabeled="generator", steps=3)
     found["mpssl, every second step"] = tiny.config("mpssl", generator, {"every": 2}, steps=3, clip=0.1)
     return found
@@ -71,6 +75,18 @@ def uneven() -> str:
     return str(caught.value)
 
 
+def broken() -> str:
+    """A loss that is not finite on one of the ranks."""
+
+    def loss(toy: Toy, batch: Batch) -> Losses:
+        bad = distributed.rank() == 1 and batch.step == 2
+        return Losses({"term": toy.model.weight.sum() * (math.nan if bad else 1.0)})
+
+    with pytest.raises(UserError) as caught:
+        Engine(log_every=4).fit(Toy(main=loss), tiny.batch, 8)
+    return str(caught.value)
+
+
 def on_a_rank(rank: int, path: Path, generator: str, address: dict[str, str]) -> None:
     """What each of the two processes does; it leaves what it found in `path`."""
     torch.set_num_threads(1)
@@ -79,7 +95,7 @@ def on_a_rank(rank: int, path: Path, generator: str, address: dict[str, str]) ->
             patch.setenv(name, value)
         found: dict[str, Any] = {"started": distributed.start(torch.device("cpu"))}
         found["again"] = distributed.start(torch.device("cpu"))
-    found |= collectives() | {"uneven": uneven()}
+    found |= collectives() | {"uneven": uneven(), "broken": broken()}
     out = path / "run"
     out.mkdir(exist_ok=True)
     found["fits"] = {name: fit(config, out if name == "mpssl" else None) for name, config in cases(generator).items()}
@@ -94,7 +110,8 @@ def on_a_rank(rank: int, path: Path, generator: str, address: dict[str, str]) ->
 @pytest.fixture(scope="module")
 def pair(generator, tmp_path_factory):
     path = tmp_path_factory.mktemp("pair")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # finds a free port
+    # The store is this process's, as it is the agent's under torchrun, so that no other one can take the port.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     torch.multiprocessing.spawn(on_a_rank, (path, generator, address), nprocs=2)
     return [torch.load(path / f"{rank}.pt") for rank in range(2)], path
@@ -126,13 +143,18 @@ def test_an_uneven_share_is_refused_with_the_remedy(pair):
     assert pair[0][0]["uneven"] == "batch is 7, which 2 processes cannot share evenly: choose a multiple of 2."
 
 
-@pytest.mark.parametrize("case", [*single.method_names(), "fixmatch on synthetic images", "mpssl, every second step"])
+@pytest.mark.parametrize("case", [*method_names(), "fixmatch on synthetic images", "mpssl, every second step"])
 def test_two_ranks_equal_one(case, pair, generator):
     one = fit(cases(generator)[case])
     for two in (found["fits"][case] for found in pair[0]):
         assert two.keys() == one.keys()
         assert max((two[name] - one[name]).abs().max() for name in one) < 1e-10
     assert tiny.same(pair[0][0]["fits"][case], pair[0][1]["fits"][case])
+
+
+def test_every_rank_stops_where_one_has_a_loss_that_is_not_finite(pair):
+    for found in pair[0]:
+        assert found["broken"].startswith("the loss term 'main/term' was not finite at step 2.")
 
 
 def test_two_ranks_write_one_log_and_one_checkpoint(pair):
@@ -162,7 +184,8 @@ def test_torchrun_does_what_one_process_does(generator, tmp_path):
     content = tiny.content("mpssl", generator, steps=3)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*run, "-m", "semisynth", "fit", *tiny.options(content), "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     single.fit(Config.of(content), tmp_path / "one", show=False)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()

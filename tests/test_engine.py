@@ -19,8 +19,8 @@ from semisynth import noise
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.method import Average, Losses, Update
-from semisynth.recipes import single
-from semisynth.recipes.single import Materials
+from semisynth.recipes.config import method_names
+from semisynth.recipes.materials import Materials
 
 PLAIN = Engine(lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", ema=0.0, device="cpu")
 
@@ -308,6 +308,18 @@ def test_a_finished_fit_runs_no_step_again(tmp_path):
     assert torch.equal(first.weight, again.weight) and (tmp_path / "log.jsonl").read_bytes() == before
 
 
+def test_a_line_needs_no_update_since_the_resume(tmp_path):
+    def seldom():
+        method = Toy()
+        method.entries = {"main": Update(method.model, method.square, every=4)}
+        return method
+
+    engine = with_(PLAIN, log_every=1)
+    fit(engine, seldom(), 2, tmp_path)
+    fit(engine, seldom(), 4, tmp_path)
+    assert len({line["main/square"] for line in lines(tmp_path)}) == 1 and len(lines(tmp_path)) == 4
+
+
 def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(PLAIN, Toy(), 2)
@@ -442,7 +454,7 @@ def moved(config) -> dict[str, dict[int, bool]]:
     return found
 
 
-@pytest.mark.parametrize("method", single.method_names())
+@pytest.mark.parametrize("method", method_names())
 def test_every_parameter_gets_its_gradient_under_bf16(method, generator):
     full, half = (moved(tiny.config(method, generator, precision=p)) for p in ("float32", "bf16"))
     assert full and full == half

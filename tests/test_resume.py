@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from semisynth.method import Batch
 from semisynth.recipes import single
-from semisynth.recipes.single import Config, Materials
+from semisynth.recipes.config import Config, method_names
+from semisynth.recipes.materials import Materials
 
 
 class CutOff(Exception):
@@ -55,7 +56,7 @@ def assert_resumes(config: Config, path: Path, cuts: tuple[int, ...]) -> None:
     assert tiny.same(tiny.checkpoint(path / "cut"), tiny.checkpoint(path / "whole"))
 
 
-@pytest.mark.parametrize("method", single.method_names())
+@pytest.mark.parametrize("method", method_names())
 def test_every_method_resumes_bitwise_at_any_step(method, generator, tmp_path):
     config = tiny.config(method, generator, steps=6, checkpoint_every=2, evaluate_every=3)
     assert_resumes(config, tmp_path, cuts=(1, 3, 4, 5))
@@ -92,7 +93,8 @@ def assert_survives(content: dict[str, Any], path: Path, kills: tuple[int, ...])
     command = [sys.executable, "-m", "semisynth", "fit", *tiny.options(content), "--out", str(path / "cut")]
     for when in kills:
         killed(command, path / "cut", when)
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     whole = single.fit(Config.of(content), path / "whole", show=False)
     found = json.loads((path / "cut" / "result.json").read_text())
     for key in ("test", "validation", "finished"):

@@ -80,6 +80,15 @@ def test_a_save_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def disk_full(content, file):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be written: make room"):
+        trained().save(tmp_path / "checkpoint.pt")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_named_with_the_remedy(tmp_path, share):
     path = tmp_path / "checkpoint.pt"

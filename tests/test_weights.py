@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from semisynth import weights
@@ -75,6 +76,17 @@ def test_truncated_tensors_are_named(tmp_path, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"a\.safetensors is damaged"):
         weights.read_tensors(path)
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def disk_full(tensors, file):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", disk_full)
+    with pytest.raises(
+        UserError, match=r"a\.safetensors cannot be written \(I/O error: No space left on device\): make"
+    ):
+        weights.write_tensors(tmp_path / "a.safetensors", {})
 
 
 def test_missing_tensors_are_named(tmp_path):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from semisynth.method import Average, Batch, Losses, Method, Update
-from semisynth.recipes import single
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config, method_options, method_parts
 
 SIZES = {"labels_per_class": 2, "steps": 6, "batch": 8, "unlabeled_batch": 8}
 TIMES = ("seconds", "steps_per_second", "time/")
@@ -22,11 +21,11 @@ ALIVE = {"threshold": 0.1}  # so that the masks of an untrained network are not 
 
 def content(method: str, generator: str | None = None, options: dict[str, Any] | None = None, **fields: Any) -> Any:
     """A small `config.json` of this method; the generator is named only where the method asks for one."""
-    known = single.method_options(method)
+    known = method_options(method)
     told: dict[str, Any] = {key: value for key, value in ALIVE.items() if key in known}
     told |= {"name": method, **(options or {})}
     found = {**SIZES, "log_every": 1, "evaluate_every": 0, **fields, "method": told}
-    asks = "generator" in single.method_parts(method) or fields.get("unlabeled") == "generator"
+    asks = "generator" in method_parts(method) or fields.get("unlabeled") == "generator"
     return found | {"generator": generator} if asks else found
 
 

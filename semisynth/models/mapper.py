@@ -15,7 +15,7 @@ class Mapper(nn.Module):
     """(z, y) -> (z', foundation class vector): Yamaguchi 2023, section on latent meta-optimisation.
 
     An MLP on z and an embedding of the target class y. The latent is residual and keeps its norm: z + delta, scaled to
-    |z|, starts at z and stays on the shell where the generator was trained; left free, it runs off to images of nothing.
+    |z|, starts at z and stays on the shell where the generator was trained; left free, it ran off to images of nothing.
     The class vector is a Gumbel-softmax (Jang 2017) and starts uniform. Soft draws let the gap find the classes that
     resemble the labeled images; hard ones, with the soft draw's gradient, collapsed onto others. Depth, width,
     residual, norm, temperature, soft draws and the zero start are our reconstruction.

@@ -13,7 +13,7 @@ from semisynth import statistics, weights
 from semisynth.errors import UserError
 from semisynth.recipes import cells, presets
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config
 from semisynth.statistics import Interval, Paired
 
 Line = Mapping[str, Any]

@@ -24,7 +24,7 @@ from semisynth import weights
 from semisynth.errors import UserError
 from semisynth.log import console
 from semisynth.recipes import single
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from semisynth.errors import choose
-from semisynth.recipes import single
+from semisynth.recipes import config
 
 
 def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
@@ -30,11 +30,11 @@ def row(name: str, generator: str = "glyphs") -> dict[str, Any]:
     suggests the nearest name.
     """
     named = rows(generator)
-    methods = [method for method in single.method_names() if single.method_class(method).task == "classify"]
+    methods = [method for method in config.method_names() if config.method_class(method).task == "classify"]
     if choose(name, dict.fromkeys([*named, *methods]), "row or method") in named:
         return named[name]
-    needs = "generator" in single.method_parts(name)
-    return _row(name, generator if needs else None, "pool" if single.method_class(name).reads_u else "none")
+    needs = "generator" in config.method_parts(name)
+    return _row(name, generator if needs else None, "pool" if config.method_class(name).reads_u else "none")
 
 
 def _row(method: str, generator: str | None = None, unlabeled: str = "none", **options: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import numpy as np
 
 from semisynth import noise, weights
 from semisynth.errors import UserError
-from semisynth.recipes import cells, single
+from semisynth.recipes import cells
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config, method_class
 
 SHARED: Mapping[str, Sequence[Any]] = {"lr": (0.01, 0.3)}
 
@@ -57,7 +57,7 @@ class Search:
     @property
     def ranges(self) -> dict[str, Sequence[Any]]:
         """What is searched: pairs (low, high) are log-uniform, lists are choices."""
-        ranges = {**SHARED, **single.method_class(self.config.method).ranges}
+        ranges = {**SHARED, **method_class(self.config.method).ranges}
         return {name: values for name, values in ranges.items() if name not in self.fixed}
 
     def cells(self) -> list[Cell]:
@@ -102,7 +102,7 @@ class Search:
         for what, size in (("--configurations", self.configurations), ("the number of --seeds", len(self.seeds))):
             if size < 1:
                 raise UserError(f"{what} is {size}: give at least 1.")
-        if single.method_class(self.config.method).task != "classify":
+        if method_class(self.config.method).task != "classify":
             raise UserError(f"method '{self.config.method}' has no validation accuracy to tune by.")
         try:
             self.out.mkdir(parents=True, exist_ok=True)

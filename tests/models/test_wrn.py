@@ -36,7 +36,8 @@ def test_a_block_adds_its_body_to_its_input() -> None:
     assert same.shortcut is None and torch.allclose(same(x) - x, same.body(same.first(x)), atol=1e-6)
     a = down.first(x)
     assert down(x).shape == (2, 16, 3, 3) and down(x).equal(down.body(a) + down.shortcut(a))
-    assert Block(8, 16, 1, "group", nn.SiLU).shortcut is not None
+    for after, stride in ((16, 1), (8, 2)):
+        assert Block(8, after, stride, "group", nn.SiLU).shortcut is not None
     for block in (same, down):
         nn.init.zeros_(block.body[-1].weight)
     assert same(x).equal(x)

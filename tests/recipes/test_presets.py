@@ -6,7 +6,7 @@ import pytest
 
 from semisynth.errors import UserError
 from semisynth.recipes import presets
-from semisynth.recipes.single import Config, method_class, method_parts
+from semisynth.recipes.config import Config, method_class, method_parts
 
 
 @pytest.mark.parametrize("name", presets.rows())

@@ -1,4 +1,4 @@
-"""A configuration and what is made of it: the parts of a method, a run directory, errors before anything is written."""
+"""One fit: its run directory, that it goes on or is left alone, and errors before anything is written."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import generators, methods
+from semisynth import environment
 from semisynth.data import datasets
-from semisynth.data.stream import to_float
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
 from semisynth.recipes import single
-from semisynth.recipes.single import Config, Materials, Setting
+from semisynth.recipes.config import Config
+from semisynth.recipes.materials import Materials
 
 CPU = torch.device("cpu")
 
@@ -36,169 +36,6 @@ def mapped(generator, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("mpssl") / "run"
     single.fit(tiny.config("mpssl", generator, steps=2), out, show=False)
     return out
-
-
-# ---- configurations --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", single.method_names())
-def test_a_flat_configuration_comes_back(method):
-    options = single.method_options(method)
-    config = Config.of({"method": {"name": method}, "steps": 7, "lr": 0.5})
-    assert (config.method, config.options, config.setting.steps, config.engine.lr) == (method, options, 7, 0.5)
-    assert Config.of(json.loads(json.dumps(config.flat()))) == config
-    assert config.flat()["method"] == {"name": method, **options}
-
-
-def test_options_that_are_given_replace_defaults():
-    config = Config.of({"method": {"name": "fixmatch", "threshold": 0.5}})
-    assert config.options == {**single.method_options("fixmatch"), "threshold": 0.5}
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ({"stepz": 3}, "unknown field in a.json: 'stepz': did you mean 'steps'?"),
-        ({"steps": "x"}, "'steps' in a.json is 'x': it must be of type int"),
-        ({"schedule": "linear"}, "'schedule' in a.json is 'linear': it must be of type Literal"),
-        ({"method": {"name": "fixmatch", "treshold": 1}}, "did you mean 'threshold'?"),
-        ({"method": {"name": "fixmatch", "threshold": "x"}}, "'method.threshold' in a.json is 'x'"),
-        ({"method": {"name": "fixmatsh"}}, "unknown method 'fixmatsh': did you mean 'fixmatch'?"),
-        ({"method": "fixmatch"}, "'method' in a.json is 'fixmatch': it must be of type dict"),
-        ({"steps": 0}, "steps is 0: give at least 1"),
-        ({"batch": -1}, "batch is -1: give at least 1"),
-        ({"lr": -1}, "lr is -1: give a number from 0"),
-    ],
-)
-def test_a_wrong_configuration_is_told_with_its_file(content, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        Config.of({"method": {"name": "supervised"}, **content}, "a.json")
-
-
-def test_methods_are_known_by_their_class_in_lower_case():
-    assert {"supervised", "fixmatch", "meanteacher", "scr", "mpssl", "gan"} <= set(single.method_names())
-    assert single.method_names() == sorted(single.method_names())
-    assert single.method_class("mpssl") is methods.MPSSL
-
-
-def test_parts_have_no_default_and_options_have_one():
-    assert single.method_parts("fixmatch") == {"model", "weak", "strong"}
-    assert single.method_options("fixmatch") == {"threshold": 0.95, "weight": 1.0, "view": "weak"}
-
-
-# ---- materials -------------------------------------------------------------------------------------------------------
-
-
-def rows(x: torch.Tensor) -> set[bytes]:
-    return {row.numpy().tobytes() for row in x}
-
-
-def test_labels_are_drawn_from_the_pool_and_the_rest_is_unlabeled():
-    found, pool = Materials(tiny.config("fixmatch", labels_per_class=3)), datasets.load("digits").pool
-    assert found.labeled.y.bincount().tolist() == [3] * 10
-    assert len(found.labeled) + len(found.rest) == len(pool)
-    assert rows(found.labeled.x) | rows(found.rest.x) == rows(pool.x)
-    assert len(rows(found.labeled.x) & rows(found.rest.x)) <= len(pool) - len(rows(pool.x))
-    batch = found.stream(0)
-    assert rows(batch.x) <= rows(to_float(found.labeled.x))
-    assert torch.equal(batch.u, to_float(found.rest.x[batch.index]))
-    assert (len(batch.x), len(batch.u), batch.progress) == (8, 8, 0.0)
-
-
-def test_no_number_of_labels_means_all_of_them():
-    found, pool = Materials(tiny.config("fixmatch", labels_per_class=0)), datasets.load("digits").pool
-    assert torch.equal(found.labeled.y, pool.y) and torch.equal(found.rest.x, pool.x)
-
-
-def test_labels_weights_batches_and_classes_come_from_the_seed_alone(generator):
-    def content(seed):
-        torch.manual_seed(int(torch.randint(99, ())))
-        found = Materials(tiny.config("mpssl", generator, seed=seed))
-        return [found.labeled.y, found.labeled.x, found.method.state_dict(), found.stream(3).x, found.generator.order]
-
-    one, again, other = content(0), content(0), content(1)
-    assert tiny.same(one, again)
-    assert not any(map(tiny.same, one[1:], other[1:]))
-
-
-def test_the_generator_has_its_classes_shuffled(generator):
-    found = Materials(tiny.config("mpssl", generator))
-    z, y = torch.randn(10, *found.generator.latent_shape), torch.arange(10)
-    plain = generators.load(generator)
-    torch.testing.assert_close(found.generator(z, y), plain(z, found.generator.order[y]))
-    assert found.method.generator.module is found.generator
-
-
-def test_features_start_from_the_foundation_and_the_head_anew():
-    found, fresh = (Materials(tiny.config("supervised", init=init)).method.model for init in ("foundation", "none"))
-    shipped = load_file(Path(single.__file__).parents[1] / "shipped" / "glyphs-small-cnn" / "model.safetensors")
-    for name, value in found.features.state_dict().items():
-        assert torch.equal(value, shipped[f"features.{name}"])
-    assert found.head.weight.shape == (10, 128) and not tiny.same(found.state_dict(), fresh.state_dict())
-
-
-def test_features_start_from_a_run(run):
-    found = Materials(tiny.config("supervised", init=str(run))).method.model
-    assert torch.equal(found.features[1].weight, load_file(run / "model.safetensors")["features.1.weight"])
-
-
-@pytest.mark.parametrize(
-    "method, fields, generated",
-    [
-        ("fixmatch", {}, False),
-        ("fixmatch", {"generator": True}, True),
-        ("fixmatch", {"generator": True, "unlabeled": "pool"}, False),
-        ("fixmatch", {"generator": True, "unlabeled": "generator"}, True),
-        ("supervised", {"generator": True}, None),
-        ("supervised", {"unlabeled": "none"}, None),
-        ("mpssl", {"generator": True}, None),
-    ],
-)
-def test_unlabeled_images_come_from_where_the_setting_says(method, fields, generated, generator):
-    named = {"generator": generator} if "generator" in fields else {}
-    batch = Materials(Config.of({**tiny.content(method), **fields, **named})).stream(0)
-    assert len(batch.u) == (0 if generated is None else 8)
-    assert generated is None or bool((batch.index < 0).all()) == generated
-    assert generated is None or bool(((batch.u >= 0) & (batch.u <= 1)).all())
-
-
-WRONG = {
-    "data": ("supervised", {"data": "digit"}, "unknown data set 'digit': did you mean 'digits'?"),
-    "labels": ("supervised", {"labels_per_class": 500}, "labels_per_class is 500, but class 8 has only 97 images"),
-    "negative labels": ("supervised", {"labels_per_class": -1}, "labels_per_class is -1: give at least 1"),
-    "model": ("supervised", {"model": "small-cn"}, "unknown model 'small-cn': did you mean 'small-cnn'?"),
-    "init": ("supervised", {"init": "nowhere"}, "--init nowhere: no trained features for 'small-cnn' there"),
-    "init of another": ("supervised", {"init": "foundation", "model": "small-cnn-bn"}, "--init foundation"),
-    "device": ("supervised", {"device": "bogus"}, "--device bogus cannot be used here"),
-    "generator": (
-        "mpssl",
-        {"generator": "glyps"},
-        "unknown generator (or run directory) 'glyps': did you mean 'glyphs'?",
-    ),
-    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters or a run directory"),
-    "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
-    "no u": ("fixmatch", {"unlabeled": "none"}, "method 'fixmatch' needs unlabeled images: --unlabeled pool or"),
-    "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
-    "rate": ("gan", {"options": {"generator_lr": -1.0}}, "Invalid learning rate: -1.0: give another rate"),
-}
-
-
-@pytest.mark.parametrize("method, fields, message", WRONG.values(), ids=WRONG)
-def test_what_cannot_be_is_told_before_anything_is_written(method, fields, message, tmp_path):
-    with pytest.raises(UserError, match=re.escape(message)):
-        single.fit(tiny.config(method, **fields), tmp_path / "run", show=False)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("field", ["batch", "unlabeled_batch"])
-def test_a_batch_that_ranks_cannot_share_is_refused(field, tmp_path, monkeypatch):
-    monkeypatch.setattr(single.distributed, "world", lambda: 4)
-    with pytest.raises(UserError, match=f"{field} is 6, which 4 processes cannot share evenly: choose a multiple of 4"):
-        single.fit(tiny.config("fixmatch", **{field: 6}), tmp_path / "run", show=False)
-    assert not list(tmp_path.iterdir())
-
-
-# ---- the run directory -----------------------------------------------------------------------------------------------
 
 
 def test_a_run_directory_is_whole(run):
@@ -223,6 +60,7 @@ def test_the_result_is_that_of_the_averaged_weights(run):
     assert tiny.same(dict(model.state_dict()), dict(tiny.checkpoint(run)["ema"]))
     facts = {"method": "supervised", "task": "classify", "labels_per_class": 2, "seed": 0, "steps": 6, "finished": True}
     assert facts.items() <= result.items()
+    assert list(result["environment"]) == list(environment.describe(CPU))
     assert 0 < result["seconds"] < 100 and (result["shape"], result["classes"]) == ([1, 16, 16], 10)
 
 
@@ -330,28 +168,42 @@ def test_the_progress_names_the_fit_and_the_method(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("cell 3 supervised: step 1/1, ")
 
 
-# ---- the environment -------------------------------------------------------------------------------------------------
+def test_features_start_from_a_run(run):
+    found = Materials(tiny.config("supervised", init=str(run))).method.model
+    assert torch.equal(found.features[1].weight, load_file(run / "model.safetensors")["features.1.weight"])
 
 
-def test_the_environment_says_what_a_figure_depends_on(run):
-    found = single.environment(CPU)
-    assert found.pop("commit", None) == single.commit()
-    assert found.items() <= json.loads((run / "result.json").read_text())["environment"].items()
-    assert found["torch"] == torch.__version__ and found["device"].startswith("cpu: ") and found["threads"] == 1
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", found["python"]) and found["platform"] and found["semisynth"]
+WRONG = {
+    "data": ("supervised", {"data": "digit"}, "unknown data set 'digit': did you mean 'digits'?"),
+    "labels": ("supervised", {"labels_per_class": 500}, "labels_per_class is 500, but class 8 has only 97 images"),
+    "negative labels": ("supervised", {"labels_per_class": -1}, "labels_per_class is -1: give at least 1"),
+    "model": ("supervised", {"model": "small-cn"}, "unknown model 'small-cn': did you mean 'small-cnn'?"),
+    "init": ("supervised", {"init": "nowhere"}, "--init nowhere: no trained features for 'small-cnn' there"),
+    "init of another": ("supervised", {"init": "foundation", "model": "small-cnn-bn"}, "--init foundation"),
+    "device": ("supervised", {"device": "bogus"}, "--device bogus cannot be used here"),
+    "generator": (
+        "mpssl",
+        {"generator": "glyps"},
+        "unknown generator (or run directory) 'glyps': did you mean 'glyphs'?",
+    ),
+    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters or a run directory"),
+    "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
+    "no u": ("fixmatch", {"unlabeled": "none"}, "method 'fixmatch' needs unlabeled images: --unlabeled pool or"),
+    "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
+    "rate": ("gan", {"options": {"generator_lr": -1.0}}, "Invalid learning rate: -1.0: give another rate"),
+}
 
 
-def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
-    checkout = (Path(single.__file__).parents[2] / ".git").exists()
-    found = single.commit()
-    assert re.fullmatch(r"[0-9a-f]{7,}\+?", found) if checkout else found is None
-    monkeypatch.setattr(single, "__file__", str(tmp_path / "a" / "b" / "single.py"))
-    assert single.commit() is None
-    (tmp_path / ".git").mkdir()
-    assert single.commit() is None
+@pytest.mark.parametrize("method, fields, message", WRONG.values(), ids=WRONG)
+def test_what_cannot_be_is_told_before_anything_is_written(method, fields, message, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        single.fit(tiny.config(method, **fields), tmp_path / "run", show=False)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_setting_has_at_least_one_of_everything():
-    for name in ("steps", "batch", "unlabeled_batch"):
-        with pytest.raises(UserError, match=f"{name} is 0: give at least 1"):
-            Setting(**{name: 0})
+@pytest.mark.parametrize("field", ["batch", "unlabeled_batch"])
+def test_a_batch_that_ranks_cannot_share_is_refused(field, tmp_path, monkeypatch):
+    monkeypatch.setattr(single.distributed, "world", lambda: 4)
+    with pytest.raises(UserError, match=f"{field} is 6, which 4 processes cannot share evenly: choose a multiple of 4"):
+        single.fit(tiny.config("fixmatch", **{field: 6}), tmp_path / "run", show=False)
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from semisynth.cli import main
 from semisynth.errors import UserError
 from semisynth.methods import FixMatch
 from semisynth.recipes import cells, tune
-from semisynth.recipes.single import Config
+from semisynth.recipes.config import Config
 from semisynth.recipes.tune import Search, draw
 
 CONFIG = Config.of({"labels_per_class": 2, "steps": 1, "method": {"name": "fixmatch"}, "unlabeled": "pool"})

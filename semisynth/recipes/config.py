@@ -1,0 +1,102 @@
+"""What a run is: its setting, its engine's options, its method and that method's options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_type_hints
+
+from semisynth import methods
+from semisynth.engine import Engine
+from semisynth.errors import UserError, check, choose
+from semisynth.method import Method
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is learned from what.
+
+    Args:
+        data: the data set: digits, glyphs or letters
+        labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
+        model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
+        init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory
+        generator: glyphs, letters, or the run directory of a gan
+        unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
+        steps: length of the training
+        batch: labeled images of a step, which repeat when there are fewer
+        unlabeled_batch: unlabeled or synthetic images of a step
+    """
+
+    data: str = "digits"
+    labels_per_class: int = 0
+    model: str = "small-cnn"
+    init: str = "none"
+    generator: str | None = None
+    unlabeled: Literal["auto", "pool", "generator", "none"] = "auto"
+    steps: int = 400
+    batch: int = 32
+    unlabeled_batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "unlabeled_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that determines a run; its flat form is `config.json`."""
+
+    setting: Setting
+    engine: Engine
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        return asdict(self.setting) | asdict(self.engine) | {"method": {"name": self.method, **self.options}}
+
+    @staticmethod
+    def of(content: Mapping[str, Any], source: str = "the configuration") -> Config:
+        """From the flat form; options left out take their defaults. `UserError` names an unknown field."""
+        content = dict(content)
+        method = content.pop("method", {})
+        check(method, dict, f"'method' in {source}")
+        name = str(method.get("name", ""))
+        options = {key: value for key, value in method.items() if key != "name"}
+        known = method_options(name)
+        hints = get_type_hints(Setting) | get_type_hints(Engine)
+        for key, value in content.items():
+            check(value, hints[choose(key, hints, f"field in {source}:")], f"'{key}' in {source}")
+        hints = get_type_hints(method_class(name).__init__)
+        for key, value in options.items():
+            choose(key, known, f"option of method '{name}' in {source}:")
+            check(value, hints[key], f"'method.{key}' in {source}")
+        setting = Setting(**{f.name: content[f.name] for f in fields(Setting) if f.name in content})
+        engine = Engine(**{f.name: content[f.name] for f in fields(Engine) if f.name in content})
+        return Config(setting, engine, name, {**known, **options})
+
+
+def method_names() -> list[str]:
+    """What --method may be."""
+    return sorted(key.lower() for key, value in vars(methods).items() if inspect.isclass(value))
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name; `UserError` suggests the nearest."""
+    known: dict[str, Any] = {key.lower(): value for key, value in vars(methods).items() if inspect.isclass(value)}
+    found: type[Method] = known[choose(name, method_names(), "method")]
+    return found
+
+
+def method_options(name: str) -> dict[str, Any]:
+    """The options of a method and their defaults."""
+    parameters = inspect.signature(method_class(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def method_parts(name: str) -> set[str]:
+    """The names of what a recipe must give a method's constructor."""
+    return {p.name for p in inspect.signature(method_class(name)).parameters.values() if p.default is p.empty}

@@ -1,0 +1,96 @@
+"""From the names in a configuration to the things they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from semisynth import distributed, generators, models, noise, weights
+from semisynth.augment.policies import Strong, Weak
+from semisynth.data import datasets, splits
+from semisynth.data.datasets import Dataset, Images
+from semisynth.data.stream import Pool, Source, Stream, Synthetic
+from semisynth.engine import resolve
+from semisynth.errors import UserError
+from semisynth.recipes.config import Config, Setting, method_class, method_parts
+
+
+class Materials:
+    """What a configuration names, loaded and built: data, labels, generator, method, stream."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, setting, seed = config, config.setting, config.engine.seed
+        self.device = resolve(config.engine.device)
+        self.data = datasets.load(setting.data)
+        self.labeled, self.rest = self._draw(self.data.pool, setting.labels_per_class, seed)
+        parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
+        self.generator = generators.Permuted(generators.load(setting.generator), seed) if setting.generator else None
+        if "generator" in parts and self.generator is None:
+            raise UserError(
+                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+            )
+        torch.manual_seed(noise.derive(seed, "initial weights"))
+        self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
+        config.engine.optimizers(self.method.updates())  # tells of a rate that cannot be before anything is written
+        self.stream = Stream(
+            self.labeled,
+            self._unlabeled(),
+            batch=self._share("batch"),
+            steps=setting.steps,
+            seed=seed,
+            device=self.device,
+        )
+
+    def _draw(self, pool: Images, per_class: int, seed: int) -> tuple[Images, Images]:
+        if per_class == 0:
+            return pool, pool
+        labeled, rest = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
+        return pool.subset(labeled), pool.subset(rest)
+
+    def _part(self, name: str) -> Any:
+        setting, data = self.config.setting, self.data
+        parts: dict[str, Callable[[], Any]] = {
+            "model": lambda: self._model(setting, data),
+            "generator": lambda: self.generator,
+            "weak": lambda: Weak(data.flip),
+            "strong": lambda: Strong(data.flip),
+            "shape": lambda: data.shape,
+            "classes": lambda: len(data.classes),
+            "synthetic": lambda: setting.unlabeled_batch,
+        }
+        return parts[name]()
+
+    def _model(self, setting: Setting, data: Dataset) -> nn.Module:
+        model = models.build(setting.model, data.shape[0], len(data.classes))
+        if setting.init != "none":
+            weights.load_into(model.features, models.foundation(setting.init, setting.model), "features.")
+        return model
+
+    def _share(self, name: str) -> int:
+        size: int = getattr(self.config.setting, name)
+        distributed.share(size, name)
+        return size
+
+    def _unlabeled(self) -> Source | None:
+        """Where the stream's `u` comes from, by the setting or, for "auto", by what there is."""
+        setting, seed, name = self.config.setting, self.config.engine.seed, self.config.method
+        source = setting.unlabeled
+        if source == "auto":
+            source = ("pool" if self.generator is None else "generator") if self.method.reads_u else "none"
+        if self.method.reads_u == (source == "none"):
+            told = (
+                "needs unlabeled images: --unlabeled pool or generator"
+                if self.method.reads_u
+                else ("reads no unlabeled images: leave --unlabeled out")
+            )
+            raise UserError(f"method '{name}' {told}.")
+        batch = self._share("unlabeled_batch")
+        if source == "generator":
+            if self.generator is None:
+                raise UserError("--unlabeled generator needs --generator.")
+            generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
+            return Synthetic(lambda n: generators.sample(generator, n, like), batch, seed)
+        return Pool(self.rest, batch, seed, self.device) if source == "pool" else None

@@ -1,0 +1,83 @@
+"""What a configuration names, built: the draw of the labels, the method's parts, where unlabeled images come from."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from semisynth import generators
+from semisynth.data import datasets
+from semisynth.data.stream import to_float
+from semisynth.recipes.config import Config
+from semisynth.recipes.materials import Materials
+from semisynth.weights import SHIPPED
+
+
+def rows(x: torch.Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in x}
+
+
+def test_labels_are_drawn_from_the_pool_and_the_rest_is_unlabeled():
+    found, pool = Materials(tiny.config("fixmatch", labels_per_class=3)), datasets.load("digits").pool
+    assert found.labeled.y.bincount().tolist() == [3] * 10
+    assert len(found.labeled) + len(found.rest) == len(pool)
+    assert rows(found.labeled.x) | rows(found.rest.x) == rows(pool.x)
+    assert len(rows(found.labeled.x) & rows(found.rest.x)) <= len(pool) - len(rows(pool.x))
+    batch = found.stream(0)
+    assert rows(batch.x) <= rows(to_float(found.labeled.x))
+    assert torch.equal(batch.u, to_float(found.rest.x[batch.index]))
+    assert (len(batch.x), len(batch.u), batch.progress) == (8, 8, 0.0)
+
+
+def test_no_number_of_labels_means_all_of_them():
+    found, pool = Materials(tiny.config("fixmatch", labels_per_class=0)), datasets.load("digits").pool
+    assert torch.equal(found.labeled.y, pool.y) and torch.equal(found.rest.x, pool.x)
+
+
+def test_labels_weights_batches_and_classes_come_from_the_seed_alone(generator):
+    def content(seed):
+        torch.manual_seed(int(torch.randint(99, ())))
+        found = Materials(tiny.config("mpssl", generator, seed=seed))
+        return [found.labeled.y, found.labeled.x, found.method.state_dict(), found.stream(3).x, found.generator.order]
+
+    one, again, other = content(0), content(0), content(1)
+    assert tiny.same(one, again)
+    assert not any(map(tiny.same, one[1:], other[1:]))
+
+
+def test_the_generator_has_its_classes_shuffled(generator):
+    found = Materials(tiny.config("mpssl", generator))
+    z, y = torch.randn(10, *found.generator.latent_shape), torch.arange(10)
+    plain = generators.load(generator)
+    torch.testing.assert_close(found.generator(z, y), plain(z, found.generator.order[y]))
+    assert found.method.generator.module is found.generator
+
+
+def test_features_start_from_the_foundation_and_the_head_anew():
+    found, fresh = (Materials(tiny.config("supervised", init=init)).method.model for init in ("foundation", "none"))
+    shipped = load_file(SHIPPED / "glyphs-small-cnn" / "model.safetensors")
+    for name, value in found.features.state_dict().items():
+        assert torch.equal(value, shipped[f"features.{name}"])
+    assert found.head.weight.shape == (10, 128) and not tiny.same(found.state_dict(), fresh.state_dict())
+
+
+@pytest.mark.parametrize(
+    "method, fields, generated",
+    [
+        ("fixmatch", {}, False),
+        ("fixmatch", {"generator": True}, True),
+        ("fixmatch", {"generator": True, "unlabeled": "pool"}, False),
+        ("fixmatch", {"generator": True, "unlabeled": "generator"}, True),
+        ("supervised", {"generator": True}, None),
+        ("supervised", {"unlabeled": "none"}, None),
+        ("mpssl", {"generator": True}, None),
+    ],
+)
+def test_unlabeled_images_come_from_where_the_setting_says(method, fields, generated, generator):
+    named = {"generator": generator} if "generator" in fields else {}
+    batch = Materials(Config.of({**tiny.content(method), **fields, **named})).stream(0)
+    assert len(batch.u) == (0 if generated is None else 8)
+    assert generated is None or bool((batch.index < 0).all()) == generated
+    assert generated is None or bool(((batch.u >= 0) & (batch.u <= 1)).all())
