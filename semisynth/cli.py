@@ -91,9 +91,7 @@ def evaluate(arguments: list[str]) -> None:
         print(json.dumps(measured))
         return
     low, high = measured["interval"]
-    print(
-        f"{given['split']} accuracy {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}], {measured['images']} images"
-    )
+    print(f"{given['split']} accuracy {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}], {measured['images']} images")
     print(f"cross-entropy {measured['loss']:.3f}, calibration error {measured['calibration_error']:.3f}")
     for name, row in measured["per_class"].items():
         recall, precision = (f"{row[key]:.3f}" if row[key] is not None else "none" for key in ("accuracy", "precision"))

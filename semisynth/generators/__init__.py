@@ -25,7 +25,12 @@ def load(name: str) -> Generator:
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") != "gan":
         raise UserError(f"{path} is not a run of --method gan: --generator needs {', '.join(NAMES)} or such a run.")
-    shape, classes = read_json(path / "result.json")["shape"], read_json(path / "result.json")["classes"]
-    generator = ConditionalGenerator(tuple(shape), classes, config["method"]["latent"], config["method"]["width"])
+    try:
+        result, options = read_json(path / "result.json"), config["method"]
+        generator = ConditionalGenerator(tuple(result["shape"]), result["classes"], options["latent"], options["width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: config.json or result.json is not as fit wrote it ({error!r}): restore it."
+        ) from error
     load_into(generator, path / "model.safetensors")
     return generator.eval().requires_grad_(False)

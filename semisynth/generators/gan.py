@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from semisynth.errors import UserError
 from semisynth.generators.protocol import Generator, vectors
+from semisynth.models.classifier import norm
 
 
 class Modulated(nn.Module):
@@ -20,7 +21,7 @@ class Modulated(nn.Module):
     def __init__(self, before: int, after: int, condition: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(max(1, after // 8), after, affine=False)
+        self.norm = norm("group", after, affine=False)
         self.style = nn.Linear(condition, 2 * after)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ arXiv 2309.16143.
 The paper's are the two alternating optimisations, the cosine consistency on the feature extractor, and the two terms of
 the outer problem. The names, the order of a step and the one-step look-ahead are recalled from it; the form of the gap,
 the stop-gradient at the target's weights, and the outer batch (the drawn labels under another view, for want of more)
-are our reconstruction.
+are our reconstruction. The look-ahead reads labeled and synthetic images in separate passes, as its mixed derivative
+needs; with BatchNorm its batch statistics differ from those of the classifier's step, which reads them in one.
 """
 
 from __future__ import annotations

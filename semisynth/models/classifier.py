@@ -31,6 +31,8 @@ class Classifier(nn.Module):
         return logits
 
 
-def norm(kind: Norm, channels: int) -> nn.Module:
-    """GroupNorm with groups of at least 8 channels, or BatchNorm."""
-    return nn.GroupNorm(max(1, channels // 8), channels) if kind == "group" else nn.BatchNorm2d(channels)
+def norm(kind: Norm, channels: int, affine: bool = True) -> nn.Module:
+    """GroupNorm with groups of 8 channels (one group where 8 does not divide them), or BatchNorm."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, affine=affine)
+    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels, affine=affine)

@@ -15,6 +15,7 @@ from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
 from semisynth.engine import resolve
 from semisynth.errors import UserError
+from semisynth.generators import Generator
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
 
@@ -32,6 +33,8 @@ class Materials:
             raise UserError(
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
             )
+        if self.generator is not None:
+            self._check_size(self.generator)
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         config.engine.optimizers(self.method.updates())  # tells of a rate that cannot be before anything is written
@@ -49,6 +52,17 @@ class Materials:
             return pool, pool
         labeled, rest = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
         return pool.subset(labeled), pool.subset(rest)
+
+    def _check_size(self, generator: Generator) -> None:
+        made, wanted = (
+            tuple(generators.sample(generator, 1, torch.empty(0)).shape[1:]),
+            self.data.shape,
+        )
+        if made != wanted:
+            raise UserError(
+                f"generator '{self.config.setting.generator}' makes images of {made}, data set '{self.data.name}' has "
+                f"{wanted} (channels, height, width): give a generator of that size."
+            )
 
     def _part(self, name: str) -> Any:
         setting, data = self.config.setting, self.data

@@ -12,8 +12,11 @@ import zoo
 from safetensors.torch import save_file
 
 from semisynth import generators
+from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.generators.gan import ConditionalGenerator
+from semisynth.recipes.single import trained
+from semisynth.weights import SHIPPED
 
 
 def run(path: Path, method: dict[str, Any], width: int = 8) -> ConditionalGenerator:
@@ -47,3 +50,21 @@ def test_what_is_not_a_generator_is_explained(tmp_path: Path) -> None:
     run(tmp_path, GAN, width=16)
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
         generators.load(str(tmp_path))
+
+
+def test_a_record_without_its_sizes_is_named(tmp_path: Path) -> None:
+    run(tmp_path, {"name": "gan"})
+    with pytest.raises(UserError, match=r"config\.json or result\.json is not as fit wrote it"):
+        generators.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name, classes", [("glyphs", 62), ("letters", 52)])
+def test_the_shipped_generators_make_characters_of_their_class(name: str, classes: int) -> None:
+    """A classifier that never saw a synthetic image reads most of them as what was asked for."""
+    shipped, data = generators.load(name), datasets.load(name)
+    _, reader, _ = trained(SHIPPED / "glyphs-small-cnn", torch.device("cpu"))
+    y = torch.arange(classes).repeat(4)
+    with torch.no_grad():
+        read = reader(shipped(torch.randn(len(y), *shipped.latent_shape), y)).argmax(1) - (62 - classes)
+    assert shipped.classes == len(data.classes) == classes and (read == y).float().mean() > 0.8
+    assert (SHIPPED / f"{name}-generator" / "model.safetensors").stat().st_size < 2**20

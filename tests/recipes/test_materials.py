@@ -7,10 +7,12 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import generators
+from semisynth import generators, weights
 from semisynth.data import datasets
 from semisynth.data.stream import to_float
-from semisynth.recipes.config import Config
+from semisynth.errors import UserError
+from semisynth.generators.gan import ConditionalGenerator
+from semisynth.recipes.config import Config, method_names
 from semisynth.recipes.materials import Materials
 from semisynth.weights import SHIPPED
 
@@ -81,3 +83,25 @@ def test_unlabeled_images_come_from_where_the_setting_says(method, fields, gener
     assert len(batch.u) == (0 if generated is None else 8)
     assert generated is None or bool((batch.index < 0).all()) == generated
     assert generated is None or bool(((batch.u >= 0) & (batch.u <= 1)).all())
+
+
+def test_a_generator_of_another_size_is_refused(tmp_path):
+    small = ConditionalGenerator((1, 8, 8), 3, latent=4, width=8)
+    weights.write_json(tmp_path / "config.json", {"method": {"name": "gan", "latent": 4, "width": 8}})
+    weights.write_json(tmp_path / "result.json", {"shape": [1, 8, 8], "classes": 3})
+    weights.write_tensors(tmp_path / "model.safetensors", small.state_dict())
+    with pytest.raises(UserError, match=r"makes images of \(1, 8, 8\), data set 'digits' has \(1, 16, 16\)"):
+        Materials(tiny.config("mpssl", str(tmp_path)))
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_method_is_given_nothing_but_the_drawn_labels_and_the_pool(method, generator):
+    """A method knows the data through its batches alone, so its outer problem too sees the drawn labels only."""
+    found = Materials(tiny.config(method, generator))
+    pool, held_back = (rows(to_float(images.x)) for images in (found.data.pool, found.data.test))
+    held_back |= rows(to_float(found.data.validation.x))
+    for step in range(5):
+        batch = found.stream(step)
+        assert rows(batch.x) <= rows(to_float(found.labeled.x)) and rows(batch.u) <= pool - held_back
+    shapes = {tuple(value.shape[1:]) for value in found.method.state_dict().values() if value.ndim == 4}
+    assert found.data.shape not in shapes
