@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from semisynth import distributed, noise
-from semisynth.errors import UserError
+from semisynth.errors import Diverged, UserError, between
 from semisynth.log import Bar, Log, Timer
 from semisynth.method import Average, Batch, Losses, Method, Update
 from semisynth.schedule import Schedule, factor
@@ -27,14 +28,18 @@ NEVER = 2**62
 
 
 def resolve(device: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one."""
+    """The device of that name; "auto" is CUDA where there is one, and torchrun's processes take a CUDA device each."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device} cannot be used here: choose auto or cpu.") from error
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
     return found
 
 
@@ -71,10 +76,10 @@ class Engine:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        most = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "clip": math.inf, "ema": 1.0}
-        for name, high in most.items():
-            if not 0 <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}: give a number from 0 to {high}.")
+        between(0, math.inf, lr=self.lr, weight_decay=self.weight_decay, clip=self.clip)
+        between(0, 1, momentum=self.momentum, ema=self.ema)
+        between(0, math.inf, log_every=self.log_every, evaluate_every=self.evaluate_every)
+        between(0, math.inf, checkpoint_every=self.checkpoint_every)
 
     def fit(
         self,
@@ -101,21 +106,20 @@ class Engine:
         log = Log(out / "log.jsonl" if out is not None and main else None, state.step)
         step = _Step(self, state, updates, device)
         began = time.perf_counter() - state.seconds
-        with Bar(name, steps, state.step, show and main) as bar:
+        with Bar(name, steps, state.step, show and main) as bar, step.statistics:
             for batch in _prefetched(stream, state.step, steps, step.timer):
                 step(batch)
                 state.step = batch.step + 1
-                due = {what: self._due(what, state.step, steps) for what in ("log", "evaluate", "checkpoint")}
-                if any(due.values()):
+                due = {what for what in ("log", "evaluate", "checkpoint") if self._due(what, state.step, steps)}
+                if due:
                     state.seconds = time.perf_counter() - began
                     line = step.report(state.seconds)
-                    line |= evaluate(state.ema.target) if evaluate and due["evaluate"] else {}
+                    line |= evaluate(state.ema.target) if evaluate and "evaluate" in due else {}
                     log.write({"step": state.step, **line})
                     bar.note(state.step, line["steps_per_second"], line)
-                if due["checkpoint"] and out is not None and main:
+                if "checkpoint" in due and out is not None and main:
                     state.save(out / "checkpoint.pt")
                 bar.step()
-        step.statistics.remove()
         distributed.barrier()
         return state.ema.target
 
@@ -217,7 +221,7 @@ class _Step:
         bad = {what: step for what, step in zip(self._broken, first, strict=True) if step < NEVER}
         if bad:
             what = min(bad, key=lambda key: bad[key])
-            raise UserError(
+            raise Diverged(
                 f"{what} was not finite at step {bad[what]}. The last checkpoint is as it was; "
                 "a lower --lr or --clip 1 often helps."
             )

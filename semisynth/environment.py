@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from pathlib import Path
@@ -26,8 +27,12 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with "+" if it was changed; None outside one."""
+    """The commit of the checkout that this package runs from, with "+" if it was changed; None outside one.
+
+    It is read once a process, before the code that was loaded can have been edited much.
+    """
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None

@@ -11,6 +11,17 @@ class UserError(Exception):
     """A wrong input; the message names the file or field and the remedy. The command line exits with 2."""
 
 
+class Diverged(UserError):
+    """A training that the chosen options made impossible: what a search may score as lost."""
+
+
+def between(low: float, high: float, **values: float) -> None:
+    """Raise `UserError` for the first of the named values that is not in [low, high]."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise UserError(f"{name} is {value}: give a number from {low} to {high}.")
+
+
 def choose(name: str, options: Iterable[str], what: str) -> str:
     """Return `name` if it is one of `options`; otherwise raise `UserError` with the nearest name."""
     options = list(options)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisynth.errors import UserError
+from semisynth.errors import Diverged, UserError
 
 if TYPE_CHECKING:
     from semisynth.data.datasets import Images
@@ -98,9 +98,7 @@ def _check(logits: Tensor, classes: Sequence[str]) -> None:
         )
     bad = int((~logits.isfinite()).any(-1).sum())
     if bad:
-        raise UserError(
-            f"the model's logits are not finite for {bad} of {len(logits)} images: lower the learning rate."
-        )
+        raise Diverged(f"the model's logits are not finite for {bad} of {len(logits)} images: lower the learning rate.")
 
 
 def _per_class(confusion: Tensor, i: int) -> dict[str, Any]:

@@ -72,6 +72,12 @@ def mean(x: Tensor) -> Tensor:
     return local + (distributed.average([local.detach()])[0] - local.detach())
 
 
+def global_norm(gradient: Tensor) -> Tensor:
+    """The norm of a mean loss's gradient by the rows of all ranks, given this rank's gradient by its own rows."""
+    square = distributed.average([gradient.detach().square().sum()])[0]
+    return (square / distributed.world()).sqrt()
+
+
 def gather(x: Tensor) -> Tensor:
     """The rows of all ranks in the order of the global batch, without gradient."""
     return distributed.concatenate(x)

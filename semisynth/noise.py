@@ -67,6 +67,10 @@ def gumbel(n: int, *shape: int, like: Tensor) -> Tensor:
     return _local(-torch.log(-torch.log(u.clamp_min(1e-300))), like)
 
 
-def integers(high: int, n: int, *shape: int) -> Tensor:
-    """Uniform integers below `high` (n, *shape), int64, on the CPU, where they can steer indexing without a sync."""
-    return _local(torch.randint(high, (n * distributed.world(), *shape), generator=_source()))
+def integers(high: int, n: int, *shape: int, like: Tensor | None = None) -> Tensor:
+    """Uniform integers below `high` (n, *shape), int64, on the device of `like`.
+
+    Without it they stay on the CPU, where they can steer indexing without a sync.
+    """
+    drawn = _local(torch.randint(high, (n * distributed.world(), *shape), generator=_source()))
+    return drawn if like is None else drawn.to(like.device, non_blocking=True)

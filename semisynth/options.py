@@ -104,7 +104,7 @@ def as_row(arguments: Sequence[str]) -> Sequence[str]:
         return arguments
     path = value(arguments, "--config")
     generator = value(arguments, "--generator") or (_read_config(Path(path)).get("generator") if path else None)
-    row = _dotted(presets.row(name, generator or "glyphs"))
+    row = _dotted(presets.row(name, generator))
     typed = [f"--{key}={'null' if value is None else value}" for key, value in row.items()]
     return [f"--method={row['method.name']}", *arguments, *typed] if name in presets.rows() else [*typed, *arguments]
 

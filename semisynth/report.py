@@ -65,13 +65,18 @@ def _summary(groups: Sequence[Group]) -> str:
     scored = [group for group in groups if group.accuracies]
     if not scored:
         return f"{finished or 'No'} finished run{'' if finished == 1 else 's'}, none with a test accuracy."
-    best = max(scored, key=lambda group: mean(group.accuracies))
-    low, high = best.interval
-    found = (
-        f"{best.label} classifies {100 * mean(best.accuracies):.1f}\u00a0% of the test images correctly "
-        f"(95\u00a0% interval {100 * low:.1f} to {100 * high:.1f}\u00a0%, {sections.basis(best)})"
+    if len(scored) > 1:
+        means = sorted(100 * mean(group.accuracies) for group in scored)
+        return (
+            f"{len(scored)} settings in {finished} runs; their mean test accuracies lie between {means[0]:.1f}\u00a0% "
+            f"and {means[-1]:.1f}\u00a0%. The test images choose none of them."
+        )
+    only = scored[0]
+    low, high = only.interval
+    return (
+        f"{only.label} classifies {100 * mean(only.accuracies):.1f}\u00a0% of the test images correctly "
+        f"(95\u00a0% interval {100 * low:.1f} to {100 * high:.1f}\u00a0%, {sections.basis(only)})."
     )
-    return found + ("." if len(scored) == 1 else f": the highest mean of {len(scored)} settings, in {finished} runs.")
 
 
 def _setup(groups: Sequence[Group]) -> str:

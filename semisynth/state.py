@@ -112,14 +112,19 @@ class Statistics:
     def written_by(self, module: nn.Module) -> Iterator[None]:
         """Within this context only `module`'s norms may write."""
         self._writers = set(module.modules())
-        yield
-        self._writers = set()
+        try:
+            yield
+        finally:
+            self._writers = set()
 
     def _guard(self, norm: nn.Module, _: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, _BatchNorm)
         norm.track_running_stats = norm in self._writers and torch.is_grad_enabled()
 
-    def remove(self) -> None:
+    def __enter__(self) -> Statistics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Give the norms back as they were."""
         for handle in self._handles:
             handle.remove()

@@ -165,7 +165,10 @@ MISTAKES = {
         "unknown model 'small-cn': did you mean 'small-cnn'?",
     ),
     "device": ([*SUPERVISED, "--device", "cuda:77", "--out", "{out}"], "--device cuda:77 cannot be used here"),
-    "init": ([*SUPERVISED, "--init", "nowhere", "--out", "{out}"], "--init nowhere: no trained features"),
+    "init": (
+        [*SUPERVISED, "--init", "nowhere", "--out", "{out}"],
+        "unknown init (or run directory) 'nowhere': did you mean 'none'?",
+    ),
     "no generator": (
         ["fit", "--method", "mpssl", *SMALL, "--out", "{out}"],
         "method 'mpssl' needs --generator: glyphs,",

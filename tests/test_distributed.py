@@ -171,6 +171,11 @@ def test_the_log_of_two_ranks_is_that_of_one(pair, generator, tmp_path):
         assert [two[key] for key in terms] == pytest.approx([one[key] for key in terms], rel=1e-5)
 
 
+def test_the_checkpoint_keeps_the_metrics_of_all_ranks(pair):
+    kept, line = tiny.checkpoint(pair[1] / "run")["metrics"], tiny.log(pair[1] / "run")[-1]
+    assert {name: value.item() for name, value in kept.items()} == {name: line[name] for name in kept}
+
+
 def test_one_process_is_a_world_of_its_own():
     assert (distributed.rank(), distributed.world(), distributed.share(7, "batch")) == (0, 1, 7)
     assert not distributed.start(torch.device("cpu"))
@@ -193,4 +198,4 @@ def test_torchrun_does_what_one_process_does(generator, tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
     assert [line["step"] for line in tiny.log(tmp_path / "two")] == [1, 2, 3]
     assert sorted(f.name for f in (tmp_path / "two").iterdir()) == sorted(f.name for f in (tmp_path / "one").iterdir())
-    assert done.stdout.count("is finished") == 1
+    assert done.stdout.count("is finished") == 1 and done.stderr.count("fit mpssl: step") == 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import threading
+import time
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -293,6 +296,16 @@ def test_times_are_those_since_the_last_line(tmp_path):
     assert [line["seconds"] for line in found] == sorted(line["seconds"] for line in found)
 
 
+def test_the_speed_is_that_since_the_last_line(tmp_path):
+    def slow_at_first(toy, batch):
+        time.sleep(0.05 if batch.step < 5 else 0)
+        return slope(toy, batch)
+
+    fit(with_(PLAIN, log_every=5), Toy(main=slow_at_first), 10, tmp_path)
+    first, second = (line["steps_per_second"] for line in lines(tmp_path))
+    assert 0 < first <= 20 and second > 2 * first  # over all ten steps it would be less
+
+
 def test_seconds_go_on_after_a_resume(tmp_path):
     fit(PLAIN, Toy(), 2, tmp_path)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -370,6 +383,17 @@ def test_weights_that_are_lost_do_not_replace_the_last_checkpoint(tmp_path):
         fit(with_(PLAIN, checkpoint_every=1), Toy(main=steep), 6, tmp_path)
     assert tiny.checkpoint(tmp_path)["step"] == 3
     assert all(value.isfinite().all() for value in tiny.checkpoint(tmp_path)["method"].values())
+
+
+@pytest.mark.parametrize("broken", [1, 99])
+def test_norms_are_given_back_however_a_run_ends(broken):
+    method = Toy(main=lambda toy, batch: broken_at(broken)(toy, toy.normed(batch)))
+    norm = method.norm = nn.BatchNorm1d(3)
+    method.normed = lambda batch: replace(batch, x=norm(batch.x))
+    with contextlib.suppress(UserError):
+        fit(PLAIN, method, 3)
+    assert norm.track_running_stats and not norm._forward_pre_hooks
+    assert norm.num_batches_tracked == 0  # it is not in the module of the update
 
 
 def test_a_metric_may_be_what_it_is():

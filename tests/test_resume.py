@@ -32,16 +32,18 @@ def weigh(model: nn.Module) -> dict[str, float]:
 
 
 def fit(config: Config, out: Path, until: int = 10**9) -> dict[str, Tensor]:
-    """The averaged weights; what surrounds the run is another each time."""
+    """The averaged weights; what surrounds the run is another each time. No step up to the checkpoint is run again."""
     torch.manual_seed(random.randrange(2**32))
     materials = Materials(config)
 
     def stream(step: int) -> Batch:
+        assert step >= done
         if step == until:
             raise CutOff
         return materials.stream(step)
 
     out.mkdir(exist_ok=True)
+    done = tiny.checkpoint(out)["step"] if (out / "checkpoint.pt").exists() else 0
     model = config.engine.fit(materials.method, stream, config.setting.steps, out, weigh)
     return model.state_dict()
 
@@ -75,7 +77,7 @@ def test_mpssl_resumes_bitwise_with(fields, generator, tmp_path):
 
 
 def killed(command: list[str], out: Path, when: int) -> None:
-    """Run until there is a log line of step `when` and a checkpoint, then SIGKILL."""
+    """Run until there is a checkpoint and a log of `when` lines, then SIGKILL."""
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and not _reached(out, when):
             time.sleep(0.002)
@@ -93,6 +95,8 @@ def assert_survives(content: dict[str, Any], path: Path, kills: tuple[int, ...])
     command = [sys.executable, "-m", "semisynth", "fit", *tiny.options(content), "--out", str(path / "cut")]
     for when in kills:
         killed(command, path / "cut", when)
+    step = tiny.checkpoint(path / "cut")["step"]
+    before = (path / "cut" / "log.jsonl").read_bytes().splitlines()[:step]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     whole = single.fit(Config.of(content), path / "whole", show=False)
@@ -103,6 +107,7 @@ def assert_survives(content: dict[str, Any], path: Path, kills: tuple[int, ...])
         assert (path / "cut" / name).read_bytes() == (path / "whole" / name).read_bytes()
     assert tiny.log(path / "cut") == tiny.log(path / "whole")
     assert tiny.same(tiny.checkpoint(path / "cut"), tiny.checkpoint(path / "whole"))
+    assert (path / "cut" / "log.jsonl").read_bytes().splitlines()[:step] == before  # times too: no step was run again
     assert not list((path / "cut").glob("*.part"))
 
 

@@ -209,10 +209,9 @@ def test_batch_statistics_are_written_once_by_their_own_update():
 def test_norms_are_given_back_as_they_were():
     method = Normed()
     method.more = nn.BatchNorm1d(3, track_running_stats=False)
-    statistics = Statistics(method)
-    with statistics.written_by(method.other):
+    with pytest.raises(ZeroDivisionError), Statistics(method) as statistics, statistics.written_by(method.other):
         method.model(torch.randn(6, 3))
-    statistics.remove()
+        raise ZeroDivisionError
     assert method.model[0].track_running_stats and not method.more.track_running_stats
     method.model(torch.randn(6, 3))
     assert method.model[0].num_batches_tracked == 1

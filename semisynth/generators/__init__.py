@@ -15,12 +15,12 @@ NAMES = ("glyphs", "letters")
 
 
 def load(name: str) -> Generator:
-    """A shipped generator by name, or one from the run directory of `fit --method gan`.
+    """A shipped generator by name, or one from the run directory of `fit --method gan`; the name wins over a directory.
 
     Raises `UserError` for an unknown name, a directory of another method, and damaged files.
     """
     path = Path(name)
-    if not path.is_dir():
+    if name in NAMES or not path.is_dir():
         path = SHIPPED / f"{choose(name, NAMES, 'generator (or run directory)')}-generator"
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") != "gan":

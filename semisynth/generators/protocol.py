@@ -51,6 +51,6 @@ def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:
 def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
     """n images with z ~ N(0, I) and foundation classes uniform; n, the noise and its slicing as in `noise`."""
     z = noise.normal(n, *generator.latent_shape, like=like)
-    y = noise.integers(generator.classes, n).to(z.device) if generator.classes else None
+    y = noise.integers(generator.classes, n, like=z) if generator.classes else None
     images: Tensor = generator(z, y)
     return images

@@ -6,11 +6,14 @@ generator (`unlabeled` = generator) this is the naive generative SSL baseline of
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from semisynth.augment.policies import Strong, Weak
+from semisynth.errors import between
 from semisynth.method import Batch, Losses, Method, Update
 from semisynth.methods.supervised import View
 
@@ -37,6 +40,8 @@ class FixMatch(Method):
         view: View = "weak",
     ) -> None:
         super().__init__()
+        between(0, 1, threshold=threshold)
+        between(0, math.inf, weight=weight)
         self.model, self.weak, self.strong = model, weak, strong
         self.threshold, self.weight = threshold, weight
         self.view = strong if view == "strong" else weak

@@ -6,6 +6,7 @@ Miyato and Koyama 2018), trained by Adam with two rates (Heusel 2017); the avera
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semisynth import noise
+from semisynth.errors import between
 from semisynth.functional import frozen
 from semisynth.generators.gan import ConditionalGenerator, Discriminator
 from semisynth.method import Batch, Losses, Method, Update
@@ -53,6 +55,7 @@ class GAN(Method):
         discriminator_lr: float = 8e-4,
     ) -> None:
         super().__init__()
+        between(1, math.inf, latent=latent, width=width)
         self.model = ConditionalGenerator(shape, classes, latent, width)
         self.discriminator = Discriminator(shape, classes, width)
         self.rates = {"generator": generator_lr, "discriminator": discriminator_lr}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from semisynth.augment.policies import Strong, Weak
+from semisynth.errors import between
 from semisynth.method import Average, Batch, Losses, Method, Update
 from semisynth.methods.supervised import View
 
@@ -41,6 +42,8 @@ class MeanTeacher(Method):
         view: View = "weak",
     ) -> None:
         super().__init__()
+        between(0, 1, decay=decay, rampup=rampup)
+        between(0, math.inf, weight=weight)
         self.model, self.weak = model, weak
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.weight, self.decay, self.rampup = weight, decay, rampup

@@ -3,13 +3,14 @@ arXiv 2309.16143.
 
 The paper's are the two alternating optimisations, the cosine consistency on the feature extractor, and the two terms of
 the outer problem. The names, the order of a step and the one-step look-ahead are recalled from it; the form of the gap,
-the stop-gradient at the target's weights, and the outer batch (the drawn labels under another view, for want of more)
-are our reconstruction. The look-ahead reads labeled and synthetic images in separate passes, as its mixed derivative
+the stop-gradient at the target's weights, and the outer batch (always the drawn labels, under another view) are our
+reconstruction. The look-ahead reads labeled and synthetic images in separate passes, as its mixed derivative
 needs; with BatchNorm its batch statistics differ from those of the classifier's step, which reads them in one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semisynth import distributed, noise
+from semisynth import noise
 from semisynth.augment.policies import Strong, Weak
-from semisynth.functional import Function, cosine, frozen, hypergradient, mean
+from semisynth.errors import UserError, between
+from semisynth.functional import Function, cosine, frozen, global_norm, hypergradient, mean
 from semisynth.generators.protocol import Generator, sample
 from semisynth.method import Batch, External, Losses, Method, Update
 from semisynth.methods.supervised import View
@@ -57,7 +59,7 @@ def through(images: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
     """
     gradient = torch.autograd.grad(loss, images, retain_graph=True)[0].detach()
     product = (images * gradient).sum()
-    return loss.detach() + (product - product.detach()), gradient.norm()
+    return loss.detach() + (product - product.detach()), global_norm(gradient)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class SCR(Method):
         self, model: Classifier, weak: Weak, strong: Strong, *, weight: float = 1.0, view: View = "strong"
     ) -> None:
         super().__init__()
+        between(0, math.inf, weight=weight)
         self.model = model
         self.problem = Inner(model, weak, strong, strong if view == "strong" else weak, weight)
 
@@ -150,6 +153,12 @@ class MPSSL(Method):
         view: View = "strong",
     ) -> None:
         super().__init__()
+        between(0, math.inf, weight=weight, gap=gap, inner_lr=inner_lr)
+        between(1e-3, math.inf, temperature=temperature)
+        if not gap and not look_ahead:
+            raise UserError(
+                "gap is 0 and look_ahead false: nothing is left to train the mapper by; method scr has none."
+            )
         self.problem = Inner(model, weak, strong, strong if view == "strong" else weak, weight)
         self.model, self.generator = model, External(generator)
         self.mapper = Mapper(generator.latent_shape, classes, generator.classes, temperature=temperature, hard=hard)
@@ -165,9 +174,8 @@ class MPSSL(Method):
         }
 
     def synthesize(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """This rank's synthetic images s = G(M(z, y)) and the target classes y asked for; z normal, y uniform."""
-        n = distributed.share(self.synthetic, "the synthetic batch")
-        y = noise.integers(self.classes, n).to(like.device)
+        """Synthetic images s = G(M(z, y)) and the target classes y asked for; z normal, y uniform."""
+        y = noise.integers(self.classes, self.synthetic, like=like)
         return self.mapped(y, like), y
 
     def mapped(self, y: Tensor, like: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ def foundation(init: str, model: str) -> Path:
     Raises `UserError` when none ships for this network, or the run is of another one.
     """
     path = SHIPPED / f"glyphs-{model}" if init == "foundation" else Path(init)
+    if init != "foundation" and not path.is_dir():
+        choose(init, ("none", "foundation"), "init (or run directory)")
     if not (path / "config.json").exists():
         raise UserError(
             f"--init {init}: no trained features for '{model}' there. Train them with: semisynth fit "

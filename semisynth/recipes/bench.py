@@ -43,7 +43,8 @@ def bench(
     `best.json` of `tune` for each row, whose method options and lr are taken; pivot: also contrasted with every row.
     If cells fail, the files hold the others, and a `UserError` names them.
     """
-    planned = plan(base, rows, labels, seeds, out, tuned)
+    planned = plan(base, list(dict.fromkeys(rows)), labels, seeds, out, tuned)
+    cells.check(planned)
     failures = cells.run(planned, workers, "bench")
     found = results(cell for cell in planned if cell.path not in failures)
     text = table(found, command, pivot=pivot)
@@ -62,7 +63,7 @@ def plan(
     tuned: Path | None = None,
 ) -> list[Cell]:
     """The cells, seed by seed, so that rows stay paired when a bench is cut short; `UserError` for an unknown row."""
-    shared = {row: dict(base) | _row(row, base.get("generator") or "glyphs", tuned) for row in rows}
+    shared = {row: dict(base) | _row(row, base.get("generator"), tuned) for row in rows}
     return [
         Cell(
             out / "cells" / row / str(count) / str(seed),
@@ -74,7 +75,7 @@ def plan(
     ]
 
 
-def _row(name: str, generator: str, tuned: Path | None) -> dict[str, Any]:
+def _row(name: str, generator: str | None, tuned: Path | None) -> dict[str, Any]:
     """A row, with the tuned options that it leaves open."""
     row = presets.row(name, generator)
     if tuned is None:

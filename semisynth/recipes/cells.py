@@ -25,6 +25,7 @@ from semisynth.errors import UserError
 from semisynth.log import console
 from semisynth.recipes import single
 from semisynth.recipes.config import Config
+from semisynth.recipes.materials import Materials
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
                 failures[futures[future].path] = error
             bar.step(len(failures))
     return failures
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """Build what the first seed of each setting names: a mistake is told before anything is written or trained."""
+    for cell in {cell.path.parent: cell for cell in reversed(cells)}.values():
+        if not (cell.path / "result.json").exists():
+            Materials(cell.config)
 
 
 def require(failures: Mapping[Path, Exception]) -> None:

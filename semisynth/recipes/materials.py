@@ -73,7 +73,7 @@ class Materials:
             "strong": lambda: Strong(data.flip),
             "shape": lambda: data.shape,
             "classes": lambda: len(data.classes),
-            "synthetic": lambda: setting.unlabeled_batch,
+            "synthetic": lambda: distributed.share(setting.unlabeled_batch, "unlabeled_batch"),
         }
         return parts[name]()
 
@@ -101,10 +101,18 @@ class Materials:
                 else ("reads no unlabeled images: leave --unlabeled out")
             )
             raise UserError(f"method '{name}' {told}.")
+        if self.generator is not None and source != "generator" and "generator" not in method_parts(name):
+            raise UserError(
+                f"method '{name}' makes no use of --generator here: leave it out, or --unlabeled generator."
+            )
         batch = self._share("unlabeled_batch")
         if source == "generator":
             if self.generator is None:
                 raise UserError("--unlabeled generator needs --generator.")
             generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
             return Synthetic(lambda n: generators.sample(generator, n, like), batch, seed)
+        if source == "pool" and not len(self.rest):
+            raise UserError(
+                "every image of the pool is labeled: lower --labels-per-class, or give another --unlabeled."
+            )
         return Pool(self.rest, batch, seed, self.device) if source == "pool" else None

@@ -23,18 +23,21 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
     }
 
 
-def row(name: str, generator: str = "glyphs") -> dict[str, Any]:
+def row(name: str, generator: str | None = None) -> dict[str, Any]:
     """The part of `config.json` that a row fixes; a method's name stands for the method with its own defaults.
 
-    Such a method gets the generator if its constructor needs one, and the real pool if it reads `u`. `UserError`
-    suggests the nearest name.
+    generator: glyphs, if a row needs one and none is given. As in a single fit, a bare method that reads `u` gets the
+    generator's images if one is given, and else the real pool. `UserError` suggests the nearest name.
     """
-    named = rows(generator)
+    named = rows(generator or "glyphs")
     methods = [method for method in config.method_names() if config.method_class(method).task == "classify"]
     if choose(name, dict.fromkeys([*named, *methods]), "row or method") in named:
         return named[name]
-    needs = "generator" in config.method_parts(name)
-    return _row(name, generator if needs else None, "pool" if config.method_class(name).reads_u else "none")
+    if "generator" in config.method_parts(name):
+        return _row(name, generator or "glyphs")
+    if not config.method_class(name).reads_u:
+        return _row(name)
+    return _row(name, generator, "generator" if generator else "pool")
 
 
 def _row(method: str, generator: str | None = None, unlabeled: str = "none", **options: Any) -> dict[str, Any]:

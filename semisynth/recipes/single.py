@@ -28,6 +28,7 @@ def fit(config: Config, out: Path, show: bool = True, name: str = "fit") -> dict
     try:
         if (result := finished(config, out)) is not None:
             return result
+        environment.commit()  # as the code is now, not when the run ends
         materials = Materials(config)
         distributed.barrier()  # no rank finds the directory half made, and none is made if a rank cannot begin
         if distributed.rank() == 0:

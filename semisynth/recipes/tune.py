@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semisynth import noise, weights
-from semisynth.errors import UserError
+from semisynth.errors import Diverged, UserError
 from semisynth.recipes import cells
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, method_class
@@ -39,6 +39,7 @@ def tune(
     search = Search(config, out, configurations, tuple(seeds), frozenset(fixed), command)
     if (found := search.finished()) is not None:
         return found
+    cells.check(search.of(0))
     search.claim()
     return search.conclude(cells.run(search.cells(), workers, f"tune {config.method}"))
 
@@ -113,11 +114,10 @@ class Search:
     def conclude(self, failures: Mapping[Path, Exception]) -> dict[str, Any]:
         """Rank the trials and write `tune.json` and `best.json`.
 
-        A configuration that cannot be trained, as when a loss diverges, cannot win; if all fail that is a `UserError`,
-        and so is any other failure.
+        A configuration whose training diverges cannot win; if all do, or a cell fails otherwise, that is a `UserError`.
         """
         own = {cell.path: failures[cell.path] for cell in self.cells() if cell.path in failures}
-        cells.require({path: error for path, error in own.items() if not isinstance(error, UserError)})
+        cells.require({path: error for path, error in own.items() if not isinstance(error, Diverged)})
         trials = [self._trial(number, own) for number in range(self.configurations)]
         scored = [trial for trial in trials if trial["accuracy"] is not None]
         if not scored:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -70,9 +72,7 @@ def test_features_start_from_the_foundation_and_the_head_anew():
     [
         ("fixmatch", {}, False),
         ("fixmatch", {"generator": True}, True),
-        ("fixmatch", {"generator": True, "unlabeled": "pool"}, False),
         ("fixmatch", {"generator": True, "unlabeled": "generator"}, True),
-        ("supervised", {"generator": True}, None),
         ("supervised", {"unlabeled": "none"}, None),
         ("mpssl", {"generator": True}, None),
     ],
@@ -105,3 +105,17 @@ def test_a_method_is_given_nothing_but_the_drawn_labels_and_the_pool(method, gen
         assert rows(batch.x) <= rows(to_float(found.labeled.x)) and rows(batch.u) <= pool - held_back
     shapes = {tuple(value.shape[1:]) for value in found.method.state_dict().values() if value.ndim == 4}
     assert found.data.shape not in shapes
+
+
+@pytest.mark.parametrize("method, fields", [("fixmatch", {"unlabeled": "pool"}), ("supervised", {})])
+def test_a_generator_that_nothing_reads_is_refused(method, fields, generator):
+    with pytest.raises(UserError, match=f"method '{method}' makes no use of --generator here"):
+        Materials(Config.of({**tiny.content(method), **fields, "generator": generator}))
+
+
+def test_a_pool_without_unlabeled_images_is_refused(monkeypatch):
+    found = Materials(tiny.config("fixmatch"))
+    few = replace(found.data, pool=found.labeled)
+    monkeypatch.setattr(datasets, "load", lambda name: few)
+    with pytest.raises(UserError, match="every image of the pool is labeled"):
+        Materials(tiny.config("fixmatch", labels_per_class=2))

@@ -34,9 +34,11 @@ def test_the_generator_is_the_one_given_but_for_letters() -> None:
     assert presets.row("supervised", "mine")["generator"] is None
 
 
-def test_a_bare_method_reads_the_real_pool() -> None:
-    expected = {"generator": None, "unlabeled": "pool", "method": {"name": "fixmatch"}}
-    assert presets.row("fixmatch", "mine") == expected
+def test_a_bare_method_reads_the_generator_that_is_given_and_else_the_real_pool() -> None:
+    method = {"method": {"name": "fixmatch"}}
+    assert presets.row("fixmatch") == {"generator": None, "unlabeled": "pool", **method}
+    assert presets.row("fixmatch", "mine") == {"generator": "mine", "unlabeled": "generator", **method}
+    assert presets.row("mpssl")["generator"] == "glyphs"
 
 
 def test_an_unknown_row_names_the_nearest() -> None:

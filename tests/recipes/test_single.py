@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -163,6 +164,14 @@ def test_only_a_finished_classifier_is_trained(run, generator, tmp_path):
         single.trained(tmp_path, CPU)
 
 
+def test_what_is_for_the_first_rank_is_not_done_by_another(tmp_path, monkeypatch):
+    other = SimpleNamespace(start=lambda device: False, rank=lambda: 1, barrier=lambda: None)
+    monkeypatch.setattr(single, "distributed", other)
+    with pytest.raises(UserError, match=r"result\.json does not exist"):
+        single.fit(tiny.config("supervised", steps=1), tmp_path, show=False)
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}  # the engine has its own rank
+
+
 def test_the_progress_names_the_fit_and_the_method(tmp_path, capsys):
     single.fit(tiny.config("supervised", steps=1), tmp_path / "run", name="cell 3")
     assert capsys.readouterr().err.startswith("cell 3 supervised: step 1/1, ")
@@ -178,7 +187,7 @@ WRONG = {
     "labels": ("supervised", {"labels_per_class": 500}, "labels_per_class is 500, but class 8 has only 97 images"),
     "negative labels": ("supervised", {"labels_per_class": -1}, "labels_per_class is -1: give at least 1"),
     "model": ("supervised", {"model": "small-cn"}, "unknown model 'small-cn': did you mean 'small-cnn'?"),
-    "init": ("supervised", {"init": "nowhere"}, "--init nowhere: no trained features for 'small-cnn' there"),
+    "init": ("supervised", {"init": "nowhere"}, "unknown init (or run directory) 'nowhere'"),
     "init of another": ("supervised", {"init": "foundation", "model": "small-cnn-bn"}, "--init foundation"),
     "device": ("supervised", {"device": "bogus"}, "--device bogus cannot be used here"),
     "generator": (
@@ -190,6 +199,12 @@ WRONG = {
     "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
     "no u": ("fixmatch", {"unlabeled": "none"}, "method 'fixmatch' needs unlabeled images: --unlabeled pool or"),
     "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
+    "no outer term": ("mpssl", {"generator": "glyphs", "options": {"gap": 0.0, "look_ahead": False}}, "gap is 0"),
+    "threshold": ("fixmatch", {"options": {"threshold": 5.0}}, "threshold is 5.0: give a number from 0 to 1"),
+    "temperature": ("mpssl", {"generator": "glyphs", "options": {"temperature": 0.0}}, "temperature is 0.0"),
+    "width": ("gan", {"options": {"width": 0}}, "width is 0: give a number from 1"),
+    "meta device": ("supervised", {"device": "meta"}, "--device meta cannot be used here"),
+    "log_every": ("supervised", {"log_every": -5}, "log_every is -5"),
     "rate": ("gan", {"options": {"generator_lr": -1.0}}, "Invalid learning rate: -1.0: give another rate"),
 }
 

@@ -13,7 +13,7 @@ import pytest
 
 from semisynth import weights
 from semisynth.cli import main
-from semisynth.errors import UserError
+from semisynth.errors import Diverged, UserError
 from semisynth.methods import FixMatch
 from semisynth.recipes import cells, tune
 from semisynth.recipes.config import Config
@@ -91,7 +91,7 @@ def test_a_tie_goes_to_the_lower_loss(tmp_path: Path) -> None:
 def test_a_configuration_that_diverges_cannot_win(tmp_path: Path) -> None:
     search = searching(tmp_path, 2, (0,))
     pretend(search, {1: {0: (0.1, 2.0)}})
-    found = search.conclude({search.of(0)[0].path: UserError("the loss was not finite")})
+    found = search.conclude({search.of(0)[0].path: Diverged("the loss was not finite")})
     assert found["winner"] == 1
     assert found["trials"][0]["failed"] == "the loss was not finite"
     assert found["trials"][0]["accuracy"] is None
@@ -102,8 +102,10 @@ def test_other_failures_end_the_search_unfinished(tmp_path: Path) -> None:
     pretend(search, {1: {0: (0.1, 2.0)}})
     with pytest.raises(UserError, match="No space"):
         search.conclude({search.of(0)[0].path: OSError("No space left")})
+    with pytest.raises(UserError, match="make room"):
+        search.conclude({search.of(0)[0].path: UserError("checkpoint.pt cannot be written: make room")})
     with pytest.raises(UserError, match="2 cells failed"):
-        search.conclude({search.of(number)[0].path: UserError("no such generator") for number in range(2)})
+        search.conclude({search.of(number)[0].path: Diverged("not finite") for number in range(2)})
     assert search.finished() is None
 
 
