@@ -117,8 +117,8 @@ def summarize(options: argparse.Namespace) -> None:
     missing = len(cells_of_all) - len(done)
     budget = ", ".join(f"{count} configurations with init {init}" for init, count in CONFIGURATIONS.items())
     text = bench.table(lines, COMMAND, pivot="mpssl") + (
-        f"- tuning: of every row alike, at 2 labels per class, on seeds {options.tuning_seeds} and the validation split, "
-        f"{budget}; ranges and winners are in tuning.json\n"
+        f"- tuning: of every row alike, at 2 labels per class, on seeds {options.tuning_seeds} and the validation "
+        f"split, {budget}; ranges and winners are in tuning.json\n"
     )
     text += f"- **partial: {missing} of {len(cells_of_all)} runs are missing**\n" if missing else ""
     RESULTS.mkdir(parents=True, exist_ok=True)
