@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Optional
 
 import pytest
 
-from semisynth.errors import UserError, check, choose
+from semisynth.errors import UserError, between, check, choose
 
 
 def test_a_known_name_is_returned():
@@ -57,3 +58,15 @@ def test_a_value_of_another_type_is_told_with_the_type(value, hint, kind):
     with pytest.raises(UserError) as caught:
         check(value, hint, "'lr' in config.json")
     assert str(caught.value) == f"'lr' in config.json is {value!r}: it must be of type {kind}."
+
+
+def test_values_from_one_end_to_the_other_pass():
+    between(0, 1, least=0, middle=0.5, most=1.0)
+    between(0, math.inf, huge=1e300)
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_between_is_told_by_its_name(value):
+    with pytest.raises(UserError) as caught:
+        between(0, 1, good=0.5, bad=value, worse=9)
+    assert str(caught.value) == f"bad is {value}: give a number from 0 to 1."

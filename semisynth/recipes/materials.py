@@ -13,9 +13,10 @@ from semisynth.augment.policies import Strong, Weak
 from semisynth.data import datasets, splits
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
-from semisynth.engine import resolve
+from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator
+from semisynth.method import Update
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
 
@@ -38,6 +39,7 @@ class Materials:
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         config.engine.optimizers(self.method.updates())  # tells of a rate that cannot be before anything is written
+        self._check_unread(parts)
         self.stream = Stream(
             self.labeled,
             self._unlabeled(),
@@ -46,6 +48,20 @@ class Materials:
             seed=seed,
             device=self.device,
         )
+
+    def _check_unread(self, parts: list[str]) -> None:
+        """`UserError` for an option that this method would pass over in silence."""
+        config, name = self.config, self.config.method
+        unread: list[tuple[object, object, tuple[str, ...]]] = []
+        if "model" not in parts:
+            unread.append((config.setting, Setting(), ("model", "init")))
+        updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
+        if all(update.optimizer for update in updates):
+            unread.append((config.engine, Engine(), ("lr", "momentum", "weight_decay")))
+        for given, default, fields in unread:
+            for field in fields:
+                if getattr(given, field) != getattr(default, field):
+                    raise UserError(f"method '{name}' does not read {field}: leave it out; it has options of its own.")
 
     def _draw(self, pool: Images, per_class: int, seed: int) -> tuple[Images, Images]:
         if per_class == 0:

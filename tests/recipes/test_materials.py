@@ -119,3 +119,11 @@ def test_a_pool_without_unlabeled_images_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name: few)
     with pytest.raises(UserError, match="every image of the pool is labeled"):
         Materials(tiny.config("fixmatch", labels_per_class=2))
+
+
+@pytest.mark.parametrize(
+    "field, value", [("lr", 5.0), ("weight_decay", 0.0), ("model", "wrn-16-2"), ("init", "foundation")]
+)
+def test_an_option_that_the_method_does_not_read_is_refused(field, value):
+    with pytest.raises(UserError, match=f"method 'gan' does not read {field}"):
+        Materials(tiny.config("gan", **{field: value}))

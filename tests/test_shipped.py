@@ -1,0 +1,29 @@
+"""The trained weights that ship: fixed by their hashes, so that no figure changes unnoticed, and small."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from semisynth.weights import SHIPPED, read_json
+
+HASHES = {
+    "glyphs-generator": "528ab8a4438a16259448c0c28aaf177a466c1925f9a49d501c6f855660b4d20c",
+    "glyphs-small-cnn": "dc8f7aeb04fa17004d5a8b6a4553c759b034b734998137f8e0dfde932c9d7098",
+    "letters-generator": "d5e11b04594f2efa6ea21d2d67b0df605595b7c0520e62a6517f832755c792a8",
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_shipped_weights_are_those_that_were_trained(name: str) -> None:
+    content = (SHIPPED / name / "model.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == HASHES[name] and len(content) <= 2**20
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_they_come_with_how_they_were_made(name: str) -> None:
+    config, result = (read_json(SHIPPED / name / f"{what}.json") for what in ("config", "result"))
+    assert (SHIPPED / name / "log.jsonl").read_text().count("\n") > 1
+    assert result["finished"] and (result["steps"], result["method"]) == (config["steps"], config["method"]["name"])
+    assert (SHIPPED / name / "samples.png").exists() == (result["task"] == "generate")
