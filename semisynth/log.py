@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from semisynth.weights import write_text
 
 console = Console(stderr=True)
 
@@ -26,9 +27,7 @@ class Log:
         if path is None:
             return
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        beside = path.with_name(path.name + ".part")
-        beside.write_text("".join(line + "\n" for line in kept))
-        os.replace(beside, path)
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from semisynth import charts, sections
 from semisynth.errors import UserError
-from semisynth.runs import Group, Run, differences, flatten, load, mean
+from semisynth.runs import Group, Run, differences, flatten, load
 from semisynth.sections import fold, section
+from semisynth.statistics import mean
 from semisynth.weights import write_text
 
 SECTIONS = (

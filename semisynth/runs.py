@@ -64,11 +64,6 @@ class Group:
         return list(self.scored[0].test["interval"])
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean."""
-    return math.fsum(values) / len(values)
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `config` with nested keys joined by dots."""
     flat: dict[str, Any] = {}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from semisynth import charts
 from semisynth.errors import UserError
-from semisynth.runs import Group, Run, mean
+from semisynth.runs import Group, Run
+from semisynth.statistics import mean
 from semisynth.weights import read_tensors
 
 SHOWN = 100  # synthetic images of each kind

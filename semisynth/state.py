@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from semisynth.errors import UserError
 from semisynth.method import Average, External, Method
+from semisynth.weights import replacing
 
 FORMAT = 1
 
@@ -47,7 +47,7 @@ class State:
         return {name: module.fingerprint() for name, module in modules if isinstance(module, External)}
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint beside `path`, then rename it: `path` is whole at any moment."""
+        """Write the checkpoint; `path` is whole at any moment."""
         content = {
             "format": FORMAT,
             "step": self.step,
@@ -58,12 +58,11 @@ class State:
             "ema": self.ema.target.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
-        beside = path.with_name(path.name + ".part")
         try:
-            torch.save(content, beside)
+            with replacing(path) as beside:
+                torch.save(content, beside)
         except RuntimeError as error:  # what torch's writer makes of a full disk
             raise UserError(f"{path} cannot be written: make room, and run the same command again.") from error
-        os.replace(beside, path)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or belongs to another method or generator."""

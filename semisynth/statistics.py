@@ -23,6 +23,11 @@ class Paired:
     p: float
 
 
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean, without the rounding of a running sum."""
+    return math.fsum(values) / len(values)
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Student's interval of the mean; a single value bounds nothing: (-inf, inf)."""
     from scipy.special import stdtrit

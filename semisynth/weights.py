@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ from semisynth.errors import UserError
 SHIPPED = Path(__file__).parent / "shipped"
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which is renamed at the end: `path` is whole at any moment."""
+    beside = path.with_name(path.name + ".part")
+    yield beside
+    os.replace(beside, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or not there."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -45,12 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors under their names; `UserError` if the disk is full."""
-    beside = path.with_name(path.name + ".part")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+        with replacing(path) as beside:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be written ({error}): make room, and run the same command again.") from error
-    os.replace(beside, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

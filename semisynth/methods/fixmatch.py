@@ -15,7 +15,7 @@ from torch import nn
 from semisynth.augment.policies import Strong, Weak
 from semisynth.errors import between
 from semisynth.method import Batch, Losses, Method, Update
-from semisynth.methods.supervised import View
+from semisynth.methods.supervised import View, labeled_view
 
 
 class FixMatch(Method):
@@ -44,7 +44,7 @@ class FixMatch(Method):
         between(0, math.inf, weight=weight)
         self.model, self.weak, self.strong = model, weak, strong
         self.threshold, self.weight = threshold, weight
-        self.view = strong if view == "strong" else weak
+        self.view = labeled_view(view, weak, strong)
 
     def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}

@@ -12,7 +12,7 @@ from torch import nn
 from semisynth.augment.policies import Strong, Weak
 from semisynth.errors import between
 from semisynth.method import Average, Batch, Losses, Method, Update
-from semisynth.methods.supervised import View
+from semisynth.methods.supervised import View, labeled_view
 
 
 class MeanTeacher(Method):
@@ -47,7 +47,7 @@ class MeanTeacher(Method):
         self.model, self.weak = model, weak
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.weight, self.decay, self.rampup = weight, decay, rampup
-        self.view = strong if view == "strong" else weak
+        self.view = labeled_view(view, weak, strong)
 
     def updates(self) -> dict[str, Update | Average]:
         return {

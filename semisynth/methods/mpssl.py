@@ -24,7 +24,7 @@ from semisynth.errors import UserError, between
 from semisynth.functional import Function, cosine, frozen, global_norm, hypergradient, mean
 from semisynth.generators.protocol import Generator, sample
 from semisynth.method import Batch, External, Losses, Method, Update
-from semisynth.methods.supervised import View
+from semisynth.methods.supervised import View, labeled_view
 from semisynth.models.classifier import Classifier
 from semisynth.models.mapper import Mapper
 
@@ -98,7 +98,7 @@ class SCR(Method):
         super().__init__()
         between(0, math.inf, weight=weight)
         self.model = model
-        self.problem = Inner(model, weak, strong, strong if view == "strong" else weak, weight)
+        self.problem = Inner(model, weak, strong, labeled_view(view, weak, strong), weight)
 
     def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}
@@ -159,7 +159,7 @@ class MPSSL(Method):
             raise UserError(
                 "gap is 0 and look_ahead false: nothing is left to train the mapper by; method scr has none."
             )
-        self.problem = Inner(model, weak, strong, strong if view == "strong" else weak, weight)
+        self.problem = Inner(model, weak, strong, labeled_view(view, weak, strong), weight)
         self.model, self.generator = model, External(generator)
         self.mapper = Mapper(generator.latent_shape, classes, generator.classes, temperature=temperature, hard=hard)
         self.classes, self.synthetic = classes, synthetic

@@ -13,6 +13,11 @@ from semisynth.method import Batch, Losses, Method, Update
 View = Literal["weak", "strong"]
 
 
+def labeled_view(view: View, weak: Weak, strong: Strong) -> Weak | Strong:
+    """What is applied to the labeled images."""
+    return strong if view == "strong" else weak
+
+
 class Supervised(Method):
     """Cross-entropy on weak or strong views; with few labels strong ones are by far the better baseline.
 
@@ -26,7 +31,7 @@ class Supervised(Method):
     def __init__(self, model: nn.Module, weak: Weak, strong: Strong, *, view: View = "strong") -> None:
         super().__init__()
         self.model = model
-        self.view = strong if view == "strong" else weak
+        self.view = labeled_view(view, weak, strong)
 
     def updates(self) -> dict[str, Update]:
         return {"classifier": Update(self.model, self.loss)}

@@ -202,8 +202,9 @@ def _accuracies(groups: Groups, reference: str) -> str:
     rows = []
     for key, group in groups.items():
         accuracies = [line["accuracy"] for line in group.values()]
-        mean, seconds = f"{100 * _mean(accuracies):.1f}", f"{_mean([line['seconds'] for line in group.values()]):.1f}"
-        own = [*key, len(group), mean, _interval(statistics.t_interval(accuracies), ".1f"), seconds]
+        seconds = f"{statistics.mean([line['seconds'] for line in group.values()]):.1f}"
+        percent = f"{100 * statistics.mean(accuracies):.1f}"
+        own = [*key, len(group), percent, _interval(statistics.t_interval(accuracies), ".1f"), seconds]
         rows.append([*own, *_difference(contrasts.get(key))])
     return markdown([*head, f"minus {reference}", *DIFFERENCE], rows)
 
@@ -225,10 +226,6 @@ def _difference(contrast: Contrast | None) -> list[str]:
 
 def _interval(interval: Interval, form: str) -> str:
     return f"[{100 * interval[0]:{form}}, {100 * interval[1]:{form}}]" if math.isfinite(interval[0]) else "one seed"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -70,10 +70,8 @@ class Materials:
         return pool.subset(labeled), pool.subset(rest)
 
     def _check_size(self, generator: Generator) -> None:
-        made, wanted = (
-            tuple(generators.sample(generator, 1, torch.empty(0)).shape[1:]),
-            self.data.shape,
-        )
+        made = tuple(generators.sample(generator, 1, torch.empty(0)).shape[1:])
+        wanted = self.data.shape
         if made != wanted:
             raise UserError(
                 f"generator '{self.config.setting.generator}' makes images of {made}, data set '{self.data.name}' has "

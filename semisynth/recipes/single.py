@@ -95,7 +95,8 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
     if method.task == "generate":
-        (out / "samples.png").write_bytes(charts.sheet(samples["uniform"].cpu().numpy(), len(data.classes)))
+        with weights.replacing(out / "samples.png") as beside:
+            beside.write_bytes(charts.sheet(samples["uniform"].cpu().numpy(), len(data.classes)))
     splits_of = {"test": data.test, "validation": data.validation} if method.task == "classify" else {}
     measured = {k: classify(model, images, data.classes, device=materials.device) for k, images in splits_of.items()}
     weights.write_json(

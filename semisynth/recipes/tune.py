@@ -18,6 +18,7 @@ from semisynth.errors import Diverged, UserError
 from semisynth.recipes import cells
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, method_class
+from semisynth.statistics import mean
 
 SHARED: Mapping[str, Sequence[Any]] = {"lr": (0.01, 0.3)}
 
@@ -136,7 +137,7 @@ class Search:
             return {**trial, "failed": failed[0]}
         measured = [cell.result()["validation"] for cell in mine]
         accuracies, losses = ([m[key] for m in measured] for key in ("accuracy", "loss"))
-        means = {"accuracy": math.fsum(accuracies) / len(mine), "loss": math.fsum(losses) / len(mine)}
+        means = {"accuracy": mean(accuracies), "loss": mean(losses)}
         return {**trial, **means, "per_seed": accuracies}
 
     def _plan(self) -> dict[str, Any]:
