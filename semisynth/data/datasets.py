@@ -11,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semisynth import generators, noise
 from semisynth.data import glyphs, splits
-from semisynth.errors import choose
+from semisynth.errors import UserError, choose
+
+SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
+EACH = (20, 10, 360)  # images of a class in the test, validation and pool of a set that is made here
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Dataset:
 
 @functools.cache
 def load(name: str) -> Dataset:
-    """The built-in set of this name, built once per process; an unknown name raises `UserError`."""
+    """The set of this name, built once per process: built in, or generator:NAME; an unknown one raises `UserError`."""
+    if name.startswith(SAMPLES):
+        return _samples(name)
     return BUILT_IN[choose(name, BUILT_IN, "data set")]()
 
 
@@ -67,12 +73,29 @@ def _digits() -> Dataset:
 
 
 def _glyphs() -> Dataset:
-    """24,180 characters 0-9 A-Z a-z, 390 of each: 20 for the test, 10 for validation, 360 in the pool."""
-    images = Images(*glyphs.render(390))
+    """24,180 characters 0-9 A-Z a-z, 390 of each."""
+    return _alternating("glyphs", tuple(glyphs.CHARACTERS), Images(*glyphs.render(sum(EACH))))
+
+
+def _samples(name: str) -> Dataset:
+    """390 samples of each class of a generator, the same ones whenever they are made; classes are called by number."""
+    generator = generators.load(name.removeprefix(SAMPLES))
+    if not generator.classes:
+        raise UserError(f"--data {name}: that generator has no classes, so its samples have no labels.")
+    y = torch.arange(generator.classes).repeat(sum(EACH))
+    # Not `noise`, which would give each rank its own part.
+    z = torch.randn(len(y), *generator.latent_shape, generator=torch.Generator().manual_seed(noise.derive("samples")))
+    with torch.no_grad():
+        parts = zip(z.split(generator.classes), y.split(generator.classes), strict=True)
+        x = (255 * torch.cat([generator(*part) for part in parts])).round().to(torch.uint8)
+    return _alternating(name, tuple(map(str, range(generator.classes))), Images(x, y))
+
+
+def _alternating(name: str, classes: tuple[str, ...], images: Images) -> Dataset:
     # Classes alternate and images are independent, so consecutive blocks are stratified splits.
-    sizes = [count * len(glyphs.CHARACTERS) for count in (20, 10, 360)]
+    sizes = [count * len(classes) for count in EACH]
     test, validation, pool = map(Images, torch.split(images.x, sizes), torch.split(images.y, sizes))
-    return Dataset("glyphs", tuple(glyphs.CHARACTERS), pool, validation, test, flip=False)
+    return Dataset(name, classes, pool, validation, test, flip=False)
 
 
 def _letters() -> Dataset:

@@ -18,11 +18,13 @@ class Setting:
     """What is learned from what.
 
     Args:
-        data: the data set: digits, glyphs or letters
+        data: the data set: digits, glyphs, letters, or generator:NAME for the labeled samples of a generator
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
         model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
         init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory
         generator: glyphs, letters, or the run directory of a gan
+        source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
+            a fit on --data generator:NAME; for a shipped generator it ships too
         unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
         steps: length of the training
         batch: labeled images of a step, which repeat when there are fewer
@@ -34,6 +36,7 @@ class Setting:
     model: str = "small-cnn"
     init: str = "none"
     generator: str | None = None
+    source: str | None = None
     unlabeled: Literal["auto", "pool", "generator", "none"] = "auto"
     steps: int = 400
     batch: int = 32

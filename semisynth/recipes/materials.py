@@ -15,7 +15,7 @@ from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
-from semisynth.generators import Generator
+from semisynth.generators import Generator, source
 from semisynth.method import Update
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
@@ -53,6 +53,8 @@ class Materials:
         """`UserError` for an option that this method would pass over in silence."""
         config, name = self.config, self.config.method
         unread: list[tuple[object, object, tuple[str, ...]]] = []
+        if "source" not in parts:
+            unread.append((config.setting, Setting(), ("source",)))
         if "model" not in parts:
             unread.append((config.setting, Setting(), ("model", "init")))
         updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
@@ -83,6 +85,7 @@ class Materials:
         parts: dict[str, Callable[[], Any]] = {
             "model": lambda: self._model(setting, data),
             "generator": lambda: self.generator,
+            "source": self._source,
             "weak": lambda: Weak(data.flip),
             "strong": lambda: Strong(data.flip),
             "shape": lambda: data.shape,
@@ -90,6 +93,11 @@ class Materials:
             "synthetic": lambda: distributed.share(setting.unlabeled_batch, "unlabeled_batch"),
         }
         return parts[name]()
+
+    def _source(self) -> nn.Module:
+        setting = self.config.setting
+        assert setting.generator is not None and self.generator is not None, "a source reads for a generator"
+        return source.load(setting.source, setting.generator, self.generator)
 
     def _model(self, setting: Setting, data: Dataset) -> nn.Module:
         model = models.build(setting.model, data.shape[0], len(data.classes))
@@ -105,28 +113,28 @@ class Materials:
     def _unlabeled(self) -> Source | None:
         """Where the stream's `u` comes from, by the setting or, for "auto", by what there is."""
         setting, seed, name = self.config.setting, self.config.engine.seed, self.config.method
-        source = setting.unlabeled
-        if source == "auto":
-            source = ("pool" if self.generator is None else "generator") if self.method.reads_u else "none"
-        if self.method.reads_u == (source == "none"):
+        origin = setting.unlabeled
+        if origin == "auto":
+            origin = ("pool" if self.generator is None else "generator") if self.method.reads_u else "none"
+        if self.method.reads_u == (origin == "none"):
             told = (
                 "needs unlabeled images: --unlabeled pool or generator"
                 if self.method.reads_u
                 else ("reads no unlabeled images: leave --unlabeled out")
             )
             raise UserError(f"method '{name}' {told}.")
-        if self.generator is not None and source != "generator" and "generator" not in method_parts(name):
+        if self.generator is not None and origin != "generator" and "generator" not in method_parts(name):
             raise UserError(
                 f"method '{name}' makes no use of --generator here: leave it out, or --unlabeled generator."
             )
         batch = self._share("unlabeled_batch")
-        if source == "generator":
+        if origin == "generator":
             if self.generator is None:
                 raise UserError("--unlabeled generator needs --generator.")
             generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
             return Synthetic(lambda n: generators.sample(generator, n, like), batch, seed)
-        if source == "pool" and not len(self.rest):
+        if origin == "pool" and not len(self.rest):
             raise UserError(
                 "every image of the pool is labeled: lower --labels-per-class, or give another --unlabeled."
             )
-        return Pool(self.rest, batch, seed, self.device) if source == "pool" else None
+        return Pool(self.rest, batch, seed, self.device) if origin == "pool" else None
