@@ -46,10 +46,21 @@ def strip(seeds: Sequence[float], centre: float, interval: Sequence[float], at: 
     return f'<svg class="strip {colour}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
 
 
-def scale(at: Sequence[float]) -> str:
-    """Draw the axis that belongs under rows of `strip`, in percent."""
+def spread(quantiles: Sequence[float], at: Sequence[float], colour: str, label: str) -> str:
+    """Draw five quantiles of a distribution over the ticks `at`: a line, its thick middle half, and the median."""
     x = _across(at)
-    labels = (f'<text x="{x(tick)}" y="13" text-anchor="middle">{100 * tick:.4g}</text>' for tick in at)
+    first, lower, middle, upper, last = map(x, quantiles)
+    marks = [f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="100%"/>' for tick in at]
+    marks += [f'<line class="interval" x1="{first}" x2="{last}" y1="50%" y2="50%"/>']
+    marks += [f'<line class="half" x1="{lower}" x2="{upper}" y1="50%" y2="50%"/>']
+    marks += [f'<circle class="mean" cx="{middle}" cy="50%" r="5"/>']
+    return f'<svg class="spread {colour}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'
+
+
+def scale(at: Sequence[float], unit: float = 100) -> str:
+    """Draw the axis that belongs under rows of `strip`, in percent, or of `spread`, with unit 1."""
+    x = _across(at)
+    labels = (f'<text x="{x(tick)}" y="13" text-anchor="middle">{unit * tick:.4g}</text>' for tick in at)
     return f'<svg class="scale" aria-hidden="true">{"".join(labels)}</svg>'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from semisynth import distributed, noise
+from semisynth import allocator, compiled, distributed, noise
 from semisynth.errors import Diverged, UserError, between
 from semisynth.log import Bar, Log, Timer
-from semisynth.method import Average, Batch, Losses, Method, Update
+from semisynth.method import Average, Batch, Losses, Method, Ready, Update
 from semisynth.schedule import Schedule, factor
 from semisynth.state import State, Statistics, move
 
@@ -51,6 +52,8 @@ class Engine:
         seed: of the label draw, the initial weights, the batches and all noise
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
         precision: of the computation; bf16 is autocast, the weights stay float32
+        channels_last: whether weights, and so activations, lie in that memory format, which is often quicker
+        compile: whether networks go through torch.compile; not for bilevel methods, and no gain on a CPU so far
         lr: learning rate of SGD, for the updates that bring no optimiser of their own
         momentum: Nesterov's, of SGD
         weight_decay: of SGD
@@ -65,6 +68,8 @@ class Engine:
     seed: int = 0
     device: str = "auto"
     precision: Literal["float32", "bf16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
     lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -94,19 +99,24 @@ class Engine:
         """Train up to `steps`, from the checkpoint in `out` if there is one, and return the averaged `method.model`.
 
         evaluate: metrics of the average, logged; name, show: of the progress bar. Raises `UserError` when a loss is not
-        finite or the checkpoint cannot be used.
+        finite, the checkpoint cannot be used, or `check` fails.
         """
         device = resolve(self.device)
         method.to(device).train()
+        if self.channels_last:
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         updates = method.updates()
+        self.check(updates)
         state = State(method, self.optimizers(updates), self.ema)
+        allocator.keep()
         if out is not None and (out / "checkpoint.pt").exists():
             state.load(out / "checkpoint.pt")
         main = distributed.rank() == 0
         log = Log(out / "log.jsonl" if out is not None and main else None, state.step)
         step = _Step(self, state, updates, device)
         began = time.perf_counter() - state.seconds
-        with Bar(name, steps, state.step, show and main) as bar, step.statistics:
+        networks = compiled.networks(method) if self.compile else contextlib.nullcontext()
+        with Bar(name, steps, state.step, show and main) as bar, step.statistics, networks:
             for batch in _prefetched(stream, state.step, steps, step.timer):
                 step(batch)
                 state.step = batch.step + 1
@@ -126,6 +136,12 @@ class Engine:
     def _due(self, what: str, step: int, steps: int) -> bool:
         every = {"log": self.log_every, "evaluate": self.evaluate_every, "checkpoint": self.checkpoint_every}[what]
         return step == steps or (every > 0 and step % every == 0)
+
+    def check(self, updates: Mapping[str, Update | Average]) -> None:
+        """Raise `UserError` if these updates cannot be trained with these options, here."""
+        if self.compile:
+            compiled.check(updates, resolve(self.device))
+        self.optimizers(updates)
 
     def optimizers(self, updates: Mapping[str, Update | Average]) -> dict[str, Optimizer]:
         """An optimiser for each update; `UserError` for a rate that it does not take."""
@@ -155,24 +171,19 @@ class _Step:
         self._since = (state.step, time.perf_counter())
 
     def __call__(self, batch: Batch) -> None:
+        ready: dict[str, Ready] = {}  # what an update had on its way of those after it in this step
         for name, update in self.updates.items():
             if isinstance(update, Average):
                 move(update, batch.step)
             elif batch.step % update.every == 0:
                 with self.timer.part(name), self.statistics.written_by(update.module):
-                    self._update(name, update, batch)
+                    ready |= self._update(name, update, batch, ready.pop(name, None))
         move(self.state.ema, batch.step)
 
-    def _update(self, name: str, update: Update, batch: Batch) -> None:
+    def _update(self, name: str, update: Update, batch: Batch, ready: Ready | None) -> Mapping[str, Ready]:
         engine, optimizer = self.engine, self.state.optimizers[name]
         parameters = [p for p in update.module.parameters() if p.requires_grad]
-        seed = (engine.seed, "step", batch.step, name)
-        torch.manual_seed(noise.derive(*seed))  # for dropout; everything else draws from `noise`
-        # Without the cache, a no-grad pass leaves no casts that lack a graph (pytorch #112583).
-        cast = torch.autocast(self.device.type, torch.bfloat16, engine.precision == "bf16", cache_enabled=False)
-        with noise.seeded(*seed), cast:
-            losses = update.loss(batch)
-        gradients = distributed.average(update.combine(losses, parameters))
+        losses, gradients = ready or self._evaluate(name, update, batch, parameters)
         self._record(name, losses, batch.step)
         if engine.clip:
             norm = torch.stack(torch._foreach_norm(gradients)).norm()
@@ -187,6 +198,17 @@ class _Step:
         with torch.no_grad():
             for buffer, value in losses.memory.items():
                 self.state.method.get_buffer(buffer).copy_(value)
+        return losses.ready
+
+    def _evaluate(self, name: str, update: Update, batch: Batch, parameters: list[nn.Parameter]) -> Ready:
+        engine = self.engine
+        seed = (engine.seed, "step", batch.step, name)
+        torch.manual_seed(noise.derive(*seed))  # for dropout; everything else draws from `noise`
+        # Without the cache, a no-grad pass leaves no casts that lack a graph (pytorch #112583).
+        cast = torch.autocast(self.device.type, torch.bfloat16, engine.precision == "bf16", cache_enabled=False)
+        with noise.seeded(*seed), cast:
+            losses = update.loss(batch)
+        return Ready(losses, distributed.average(update.combine(losses, parameters)))
 
     def _record(self, name: str, losses: Losses, step: int) -> None:
         self.state.metrics |= {f"{name}/{k}": v.detach() for k, v in (*losses.terms.items(), *losses.metrics.items())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,16 @@ def look_ahead(module: nn.Module, loss: Tensor, lr: float) -> Function:
     return at(module, {name: p - lr * g for (name, p), g in zip(parameters.items(), gradients, strict=True)})
 
 
+class Ahead(NamedTuple):
+    """outer: the outer loss one gradient step ahead; inner: the gradient of that step, by the model's parameters."""
+
+    outer: Tensor
+    inner: list[Tensor]
+
+
 def hypergradient(
     model: nn.Module, fixed: Tensor, varying: Tensor, outer: Callable[[Function], Tensor], lr: float
-) -> Tensor:
+) -> Ahead:
     """The outer loss one gradient step ahead, exact in value and in gradient, at the price of one mixed derivative.
 
     With theta' = theta - lr grad(fixed + varying), only `varying` depending on what is optimised, phi:
@@ -52,9 +59,10 @@ def hypergradient(
     Under data parallel both gradients are averaged, hence theta' and v belong to the global batch.
 
     fixed, varying: scalars computed with `model`'s own parameters; outer: from the model one step ahead to a scalar.
-    Returns a scalar whose gradient with respect to phi is the hypergradient; it has none with respect to theta.
+    Returns the outer loss as a scalar whose gradient with respect to phi is the hypergradient, with none with respect
+    to theta; and the inner gradient of the global batch, constant, of the parameters that require one.
     """
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    names, parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
     constant = torch.autograd.grad(fixed, parameters, allow_unused=True, materialize_grads=True)
     mixed = torch.autograd.grad(varying, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
     inner = distributed.average([c + m.detach() for c, m in zip(constant, mixed, strict=True)])
@@ -63,12 +71,22 @@ def hypergradient(
         value = outer(at(model, dict(zip(names, ahead, strict=True))))
     v = distributed.average(torch.autograd.grad(value, ahead, allow_unused=True, materialize_grads=True))
     product = torch.stack([(m * w).sum() for m, w in zip(mixed, v, strict=True) if m.requires_grad]).sum()
-    return value.detach() - lr * (product - product.detach())
+    return Ahead(value.detach() - lr * (product - product.detach()), inner)
 
 
 def mean(x: Tensor) -> Tensor:
     """The mean over the rows of all ranks; its gradient is this rank's part, so that averaged gradients are exact."""
-    local = x.mean(0)
+    return _over_ranks(x.mean(0))
+
+
+def class_means(values: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Means over all ranks of the rows (n, d) of each class of y (n,): (classes, d); and which have any: (classes,)."""
+    member = nn.functional.one_hot(y, classes).to(values.dtype)
+    share = mean(member)
+    return _over_ranks(member.T @ values / len(y)) / share.clamp_min(1e-12)[:, None], share > 0
+
+
+def _over_ranks(local: Tensor) -> Tensor:
     return local + (distributed.average([local.detach()])[0] - local.detach())
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from semisynth.combine import Combine, total
 from semisynth.errors import UserError
 
-NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,41 @@ class Losses(NamedTuple):
     """What a loss returns; computing it writes nothing.
 
     terms: weighted scalars, differentiated after `combine`; metrics: only logged; shared: the representation at which
-    `combine` may compare gradients; memory: new values of the method's buffers by name, committed once by the engine.
+    `combine` may compare gradients; memory: new values of the method's buffers by name, committed once by the engine;
+    ready: what this loss had on its way of later updates of the same step, by their names.
     """
 
     terms: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor] = NOTHING
     shared: Tensor | None = None
     memory: Mapping[str, Tensor] = NOTHING
+    ready: Mapping[str, Ready] = NOTHING
+
+
+class Ready(NamedTuple):
+    """What an update need not compute: the engine takes it in place of that update's own loss.
+
+    losses: as its own loss would return them, the terms need no graph; gradients: of its module's parameters that
+    require one, averaged over ranks.
+    """
+
+    losses: Losses
+    gradients: list[Tensor]
 
 
 @dataclass(frozen=True)
 class Update:
-    """One optimiser step of `module` down `loss`, every so many steps; `optimizer` None means the engine's own."""
+    """One optimiser step of `module` down `loss`, every so many steps; `optimizer` None means the engine's own.
+
+    second_order: whether the loss differentiates a network twice, which compiled code cannot.
+    """
 
     module: nn.Module
     loss: Callable[[Batch], Losses]
     combine: Combine = total
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
     every: int = 1
+    second_order: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -92,6 +109,13 @@ class Method(nn.Module, ABC):
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
         """n synthetic images of each kind that the method works with, for the report; device and dtype of `like`."""
+        return {}
+
+    def study(self, batch: Batch) -> dict[str, Tensor]:
+        """What the trained method tells of its mapper and its synthetic images (see `insight`), for the report.
+
+        Called in eval mode on one rank, alone. batch: labeled images, each once.
+        """
         return {}
 
 

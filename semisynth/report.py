@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from semisynth import charts, sections
+from semisynth import charts, findings, sections
 from semisynth.errors import UserError
 from semisynth.runs import Group, Run, differences, flatten, load
 from semisynth.sections import fold, section
@@ -22,6 +22,7 @@ SECTIONS = (
     sections.curves,
     sections.confusion,
     sections.samples,
+    findings.learned,
     sections.time,
 )
 HEAD = """<!DOCTYPE html>

@@ -57,7 +57,7 @@ def measures(groups: Sequence[Group], colours: Colours) -> str:
     head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in ("setting", *names))
     body = "".join(
         f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{_short(row[name])}</td>" if name in row else "<td>–</td>" for name in names)
+        + "".join(f"<td>{short(row[name])}</td>" if name in row else "<td>–</td>" for name in names)
         + "</tr>"
         for label, row in rows.items()
     )
@@ -82,7 +82,8 @@ def confusion(groups: Sequence[Group], colours: Colours) -> str:
 
 def samples(groups: Sequence[Group], colours: Colours) -> str:
     """Synthetic images: those of uniform classes beside those the mapper asks for."""
-    sheets = [_sheets(group, file) for group in groups if (file := _first_samples(group))]
+    name = "samples.safetensors"
+    sheets = [_sheets(group, run.path / name) for group in groups if (run := first_with(group, name))]
     return section("Synthetic images", "From the first run of a setting.", _at_most(OPEN, sheets, "settings"))
 
 
@@ -93,10 +94,10 @@ def time(groups: Sequence[Group], colours: Colours) -> str:
     shades = {name: charts.series(i) for i, name in enumerate(names)}
     longest = max((math.fsum(parts.values()) for parts in spent.values()), default=0.0) or 1.0
     content = "".join(
-        f"<figure><figcaption>{escape(label)}: <b>{_short(math.fsum(parts.values()))} ms</b></figcaption>"
+        f"<figure><figcaption>{escape(label)}: <b>{short(math.fsum(parts.values()))} ms</b></figcaption>"
         + charts.bar(parts, longest, shades)
         + '<ul class="keys">'
-        + "".join(f"<li>{_key(shades[name])}{escape(name)} {_short(value)}</li>" for name, value in parts.items())
+        + "".join(f"<li>{key(shades[name])}{escape(name)} {short(value)}</li>" for name, value in parts.items())
         + "</ul></figure>"
         for label, parts in spent.items()
     )
@@ -120,11 +121,13 @@ def _at_most(count: int, parts: Sequence[str], noun: str) -> str:
     return fold(f"{len(parts)} {noun}", row) if len(parts) > count else row
 
 
-def _key(colour: str) -> str:
+def key(colour: str) -> str:
+    """The colour of a curve or a bar, beside its name."""
     return f'<svg class="key {colour}" aria-hidden="true"><line x2="100%" y1="50%" y2="50%"/></svg>'
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits, or whole numbers from a hundred up."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
@@ -136,12 +139,12 @@ def _accuracy_row(group: Group, at: Sequence[float], colour: str) -> str:
     seeds, (low, high) = group.accuracies, group.interval
     seconds = [run.result["seconds"] for run in group.runs if run.result and _is_number(run.result.get("seconds"))]
     return (
-        f'<tr><th scope="row">{_key(colour)}{escape(group.label)}</th>'
+        f'<tr><th scope="row">{key(colour)}{escape(group.label)}</th>'
         f'<td class="chart">{charts.strip(seeds, mean(seeds), (low, high), at, colour)}</td>'
         f'<td class="main" data-label="%">{100 * mean(seeds):.1f}</td>'
         f"<td>{100 * low:.1f} to {100 * high:.1f}<small>{escape(basis(group))}</small></td>"
         f'<td data-label="{"run" if len(seeds) == 1 else "runs"}">{len(seeds)}</td>'
-        f'<td data-label="s">{_short(mean(seconds)) if seconds else "–"}</td></tr>'
+        f'<td data-label="s">{short(mean(seconds)) if seconds else "–"}</td></tr>'
     )
 
 
@@ -176,7 +179,7 @@ def _panel(groups: Sequence[Group], colours: Colours, folded: bool) -> str:
     first, rest = (_plots(names, groups, colours) for names in (validation, terms))
     if not first + rest:
         return ""
-    keys = "".join(f"<li>{_key(colours[group.kind])}{escape(group.label)}</li>" for group in groups)
+    keys = "".join(f"<li>{key(colours[group.kind])}{escape(group.label)}</li>" for group in groups)
     plots = f'<div class="plots">{first}{"" if folded else rest}</div>'
     more = fold("Loss terms", f'<div class="plots">{rest}</div>') if folded and rest else ""
     return f'<div class="panel"><ul class="keys">{keys}</ul>{plots}{more}</div>'
@@ -186,13 +189,13 @@ def _plots(names: Iterable[str], groups: Sequence[Group], colours: Colours) -> s
     by_label = {group.label: colours[group.kind] for group in groups}
     figures = []
     for name in names:
-        found = {group.label: points for group in groups if (points := _curve(group.runs or group.pending, name))}
+        found = {group.label: points for group in groups if (points := curve(group.runs or group.pending, name))}
         title = "validation/accuracy, %" if name == "validation/accuracy" else name
         figures += [charts.lines(title, found, by_label)] if found else []
     return "".join(figures)
 
 
-def _curve(members: Sequence[Run], name: str) -> charts.Points:
+def curve(members: Sequence[Run], name: str) -> charts.Points:
     """Mean over the runs of what they log as `name`, at the steps where all of them do; accuracy in percent."""
     unit = 100 if name == "validation/accuracy" else 1
     values = [{line["step"]: unit * line[name] for line in run.log if _is_number(line.get(name))} for run in members]
@@ -211,14 +214,14 @@ def _confusion(group: Group) -> str:
     return f'<figure><figcaption>{escape(group.label)}</figcaption><div class="scroll">{drawing}</div></figure>'
 
 
-def _first_samples(group: Group) -> Path | None:
-    files = (run.path / "samples.safetensors" for run in (*group.runs, *group.pending))
-    return next((file for file in files if file.exists()), None)
+def first_with(group: Group, name: str) -> Run | None:
+    """The first run of the group that has a file of this name."""
+    return next((run for run in (*group.runs, *group.pending) if (run.path / name).exists()), None)
 
 
 def _sheets(group: Group, file: Path) -> str:
     images = read_tensors(file)
-    captions = {"uniform": "uniform classes", "mapped": "classes that the mapper asks for"}
+    captions = {"uniform": "uniform classes", "mapped": "images that the mapper asks for"}
     sheets = "".join(
         _sheet(images[name], f"{caption}, {group.label}", file) for name, caption in captions.items() if name in images
     )

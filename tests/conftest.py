@@ -8,9 +8,11 @@ import pytest
 import tiny
 import torch
 
+from semisynth import insight
 from semisynth.recipes import single
 
 torch.set_num_threads(1)
+insight.VIEWS = insight.LABELED_VIEWS = 2  # few, for the many short fits
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 
@@ -21,7 +23,9 @@ def seed() -> None:
 
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The run directory of a generator that hardly learned."""
+    """The run directory of a generator that hardly learned; its source classifier's is beside it."""
     out = tmp_path_factory.mktemp("generator") / "run"
     single.fit(tiny.config("gan", steps=2, labels_per_class=0), out, show=False)
+    reads = tiny.config("supervised", data=f"generator:{out}", steps=2, labels_per_class=0)
+    single.fit(reads, out.parent / "source", show=False)
     return str(out)

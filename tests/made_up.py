@@ -64,3 +64,28 @@ def write(
         sheet = np.linspace(0, 1, images * 16, dtype=np.float32).reshape(images, 1, 4, 4)
         save_file({"uniform": sheet, "mapped": 1 - sheet}, path / "samples.safetensors")
     return path
+
+
+def insight(path: Path, **other: Any) -> None:
+    """What a study of two classes over three foundation classes found, added to a run; None leaves a tensor out."""
+    bright = np.full((1, 1, 4, 4), 200, np.uint8)
+    found: dict[str, Any] = {
+        "angle": np.array([[0, 10, 20, 30, 40], [5, 15, 25, 35, 45]], np.float32),
+        "mixture": np.array([[0.7, 0.25, 0.05], [0.1, 0.3, 0.6]], np.float32),
+        "top": np.array([[0, 1], [2, 1]]),
+        "foundation": np.array([0, 1, 2]),
+        "portraits": bright.repeat(3, 0),
+        "asked": np.array([0, 1, 0, 1]),
+        "images": bright.repeat(4, 0),
+        "neighbours": bright.repeat(4, 0),
+        "neighbour_classes": np.array([1, 1, 0, 0]),
+        "effect": np.array([0.002, -0.03, 0.0123, -0.001], np.float32),
+        "error": np.array([0.001, 0.002, 0.003, 0.004], np.float32),
+        "pixels/labeled": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        "pixels/mapped": np.array([0.05, 0.15, 0.2, 0.5], np.float32),
+        "pixels/uniform": np.array([0.5, 0.5, 0.5, 0.24], np.float32),
+        "features/labeled": np.array([1.0, 2.0, 3.0, 4.0], np.float32),
+        "features/mapped": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        "features/uniform": np.array([5.0, 5.0, 5.0, 5.0], np.float32),
+    }
+    save_file({k: v for k, v in {**found, **other}.items() if v is not None}, path / "insight.safetensors")

@@ -41,6 +41,15 @@ def test_a_strip_places_mean_interval_and_seeds() -> None:
     assert "seed" not in charts.strip([0.6], 0.6, (0.4, 0.8), [0.2, 1.0], "s0")
 
 
+def test_a_spread_places_its_quantiles_on_an_axis_of_its_own_unit() -> None:
+    at = [0, 50, 100]
+    drawing = charts.spread([0, 25, 50, 75, 100], at, "s1", "a & b")
+    assert re.search(r'class="interval" x1="3.00%" x2="97.00%"', drawing)
+    assert re.search(r'class="half" x1="26.50%" x2="73.50%"', drawing)
+    assert re.search(r'class="mean" cx="50.00%"', drawing) and 'aria-label="a &amp; b"' in drawing
+    assert re.findall(r">(\d+)</text>", charts.scale(at, unit=1)) == ["0", "50", "100"]
+
+
 def test_lines_place_points_between_the_ticks_and_escape_names() -> None:
     drawing = charts.lines("loss<1>", {"a&b": [(10, 0.0), (20, 5.0), (30, 10.0)]}, {"a&b": "s0 d0"})
     assert 'points="0,1000 500,500 1000,0"' in drawing

@@ -55,10 +55,28 @@ def test_help_of_fit_loads_only_what_options_need():
 
 
 def test_help_of_fit_has_the_options_of_the_method_that_is_named(capsys):
-    for method, own in (("fixmatch", "--method.threshold"), ("mpssl", "--method.mapper-lr")):
+    own = {
+        "fixmatch": ["--method.threshold"],
+        "mpssl": ["--method.mapper-lr", "--method.shared"],
+        "pssl": ["--method.loss {scr,fixmatch,uda,entropy}", "--method.weight"],
+        "gda": ["--method.weight", "--method.view"],
+        "transport": ["--method.refine", "--method.supervise", "--method.gap"],
+    }
+    for method, names in own.items():
         with pytest.raises(SystemExit) as ended:
             main(["fit", "--method", method, "--help"])
-        assert ended.value.code == 0 and own in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert ended.value.code == 0 and all(f"  {name}" in text for name in names)
+
+
+@pytest.mark.parametrize("command", ["fit", "tune", "bench"])
+def test_help_says_what_a_source_is_and_how_to_make_one(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--source SOURCE what reads labeled images as the generator's classes" in text
+    assert "a fit on --data generator:NAME; for a shipped generator it ships too" in text
+    assert "letters, or generator:NAME for the labeled samples of a generator" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -129,7 +147,7 @@ def test_only_the_first_rank_tells(run, capsys, monkeypatch):
 
 MISTAKES = {
     "command": (["fti"], "unknown command 'fti': did you mean 'fit'? Choose from: fit, evaluate,"),
-    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of fixmatch, gan,"),
+    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of entropy, fixmatch, gan,"),
     "empty method": (["fit", "--out", "{out}", "--method"], "--method is missing"),
     "method": (
         ["fit", "--method", "supervsed", "--out", "{out}"],

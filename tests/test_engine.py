@@ -21,7 +21,7 @@ from torch import nn
 from semisynth import noise
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
-from semisynth.method import Average, Losses, Update
+from semisynth.method import Average, Losses, Ready, Update
 from semisynth.recipes.config import method_names
 from semisynth.recipes.materials import Materials
 
@@ -191,6 +191,59 @@ def test_noise_depends_on_seed_step_and_update_and_on_nothing_else():
     assert first == draws(0)
     every = [str(draw) for kind in zip(*first, *draws(1), strict=True) for draw in kind]
     assert len(set(every)) == 16
+
+
+# ---- what an update had on its way of a later one -------------------------------------------------------------------
+
+
+def with_ready(steps, every=1, term=5.0):
+    """Another module's update brings `main` the gradient 2; `main` itself would have 1, and notes its steps."""
+    method = zeroed(Toy())
+    method.other = nn.Linear(1, 1)
+
+    def early(batch):
+        told = Losses({"term": torch.tensor(term)}, {"metric": torch.tensor(6.0)}, memory={"count": method.count + 1})
+        ready = Ready(told, [torch.full_like(method.model.weight, 2.0)])
+        return Losses({"other": method.other.weight.sum()}, ready={"main": ready})
+
+    def main(batch):
+        steps.append(batch.step)
+        return slope(method, batch)
+
+    method.entries = {"early": Update(method.other, early, every=every), "main": Update(method.model, main)}
+    return method
+
+
+def test_an_update_takes_what_is_ready_in_its_step(tmp_path):
+    steps = []
+    method = with_ready(steps, every=2)
+    fit(PLAIN, method, 5, tmp_path)
+    assert steps == [1, 3] and method.count == 3
+    torch.testing.assert_close(method.model.weight, torch.full((1, 3), -0.5 * (2 + 1 + 2 + 1 + 2)))
+    (line,) = lines(tmp_path)
+    assert (line["main/term"], line["main/metric"]) == (5, 6)
+
+
+def test_a_ready_gradient_is_used_as_an_own_one_is():
+    engine = with_(PLAIN, clip=0.6, weight_decay=0.1, momentum=0.9, ema=0.5, schedule="cosine")
+    ready = with_ready([])
+    own = zeroed(Toy(main=lambda toy, batch: Losses({"twice": 2 * toy.model.weight.sum()})))
+    one, other = fit(engine, ready, 3), fit(engine, own, 3)
+    assert torch.equal(one.weight, other.weight) and torch.equal(ready.model.weight, own.model.weight)
+
+
+def test_a_ready_gradient_does_not_outlive_its_step():
+    steps = []
+    method = with_ready(steps, every=2)
+    method.entries["main"] = Update(method.model, method.entries["main"].loss, every=3)
+    fit(PLAIN, method, 4)  # ready at 0 and 2, wanted at 0 and 3
+    assert steps == [3]
+    torch.testing.assert_close(method.model.weight, torch.full((1, 3), -0.5 * (2 + 1)))
+
+
+def test_a_ready_loss_that_is_not_finite_is_told():
+    with pytest.raises(UserError, match="the loss term 'main/term' was not finite at step 0"):
+        fit(PLAIN, with_ready([], term=math.nan), 3)
 
 
 # ---- averages ------------------------------------------------------------------------------------------------------
@@ -462,6 +515,27 @@ def test_precision_is_that_of_the_computation_not_of_the_weights(precision, dtyp
     method = Toy(main=watch)
     fit(with_(PLAIN, precision=precision), method, 1)
     assert seen == [(dtype, False)] and method.model.weight.dtype == torch.float32
+
+
+def test_channels_last_is_the_layout_of_weights_and_activations_and_changes_no_result():
+    formats = set()
+
+    def trained(**fields):
+        config = tiny.config("fixmatch", steps=3, **fields)
+        materials = Materials(config)
+        layers = list(materials.method.model.features)[1:5]  # before the last convolution, whose weights are wide
+        for layer in layers:
+            layer.register_forward_hook(lambda *a: formats.add(a[2].is_contiguous(memory_format=torch.channels_last)))
+        model = config.engine.fit(materials.method, materials.stream, 3)
+        return {**materials.method.state_dict(), **{f"ema.{k}": v for k, v in model.state_dict().items()}}
+
+    plain = trained()
+    assert formats == {False}
+    formats.clear()
+    found = trained(channels_last=True)
+    assert formats == {True}
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
 
 
 def moved(config) -> dict[str, dict[int, bool]]:

@@ -52,6 +52,7 @@ def bench(tmp_path: Path) -> Path:
                 config = made_up.config(seed, labels, method, note="</pre><script>alert(1)</script>")
                 log = made_up.log(0.4, 0.6)
                 made_up.write(path, config, result if finished else None, log, images=12)
+                made_up.insight(path)
     made_up.write(tmp_path / "bench" / "again", made_up.config(100, 1, note="x"), made_up.result(0.99))
     made_up.write(tmp_path / "bench" / "twice", made_up.config(100, 1, note="x"), made_up.result(0.99))
     return tmp_path / "bench"

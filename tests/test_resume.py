@@ -66,7 +66,9 @@ def test_every_method_resumes_bitwise_at_any_step(method, generator, tmp_path):
 
 CASES: dict[str, dict[str, Any]] = {
     "an update that did not run since": {"options": {"every": 4}},
+    "gradients of an earlier update": {"options": {"every": 2, "shared": True}},
     "batch statistics": {"model": "small-cnn-bn"},
+    "channels last": {"channels_last": True},
     "bf16": {"precision": "bf16", "clip": 0.5, "schedule": "constant"},
 }
 

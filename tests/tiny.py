@@ -20,12 +20,15 @@ ALIVE = {"threshold": 0.1}  # so that the masks of an untrained network are not 
 
 
 def content(method: str, generator: str | None = None, options: dict[str, Any] | None = None, **fields: Any) -> Any:
-    """A small `config.json` of this method; the generator is named only where the method asks for one."""
+    """A small `config.json` of this method; the generator, and the source classifier beside it, are named only where
+    the method asks for one."""
     known = method_options(method)
     told: dict[str, Any] = {key: value for key, value in ALIVE.items() if key in known}
     told |= {"name": method, **(options or {})}
     found = {**SIZES, "log_every": 1, "evaluate_every": 0, **fields, "method": told}
     asks = "generator" in method_parts(method) or fields.get("unlabeled") == "generator"
+    if generator and "source" in method_parts(method) and (Path(generator).parent / "source").is_dir():
+        found.setdefault("source", str(Path(generator).parent / "source"))
     return found | {"generator": generator} if asks else found
 
 

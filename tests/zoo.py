@@ -68,6 +68,13 @@ class Reader(nn.Module):
         return x.flatten(1) @ self.matrix
 
 
+def source() -> Classifier:
+    """Reads images as the generator's classes, and is far from uniform."""
+    made = small_cnn(1, FOUNDATION, width=8, activation=nn.SiLU).double()
+    nn.init.normal_(made.head.weight, std=2.0)
+    return made
+
+
 def network(name: str) -> Classifier:
     return NETWORKS[name]().double()
 

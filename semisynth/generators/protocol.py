@@ -48,9 +48,13 @@ def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:
     return F.one_hot(y, classes).to(like.dtype) if y.ndim == 1 else y
 
 
-def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
-    """n images with z ~ N(0, I) and foundation classes uniform; n, the noise and its slicing as in `noise`."""
+def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """n latents z ~ N(0, I) and foundation classes y, uniform, or None without any; n and the slicing as in `noise`."""
     z = noise.normal(n, *generator.latent_shape, like=like)
-    y = noise.integers(generator.classes, n, like=z) if generator.classes else None
-    images: Tensor = generator(z, y)
+    return z, noise.integers(generator.classes, n, like=z) if generator.classes else None
+
+
+def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
+    """The images of n such draws."""
+    images: Tensor = generator(*draw(generator, n, like))
     return images

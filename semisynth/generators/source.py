@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from semisynth import models
 from semisynth.errors import UserError
+from semisynth.functional import class_means
 from semisynth.generators import NAMES
 from semisynth.generators.protocol import Permuted
+from semisynth.method import External
 from semisynth.weights import SHIPPED, load_into, read_json
 
 
@@ -30,19 +33,43 @@ class Source(nn.Module):
         return logits[:, self.get_buffer("order")]
 
 
-def load(run: str | None, name: str, generator: Permuted) -> Source:
+class Reader(nn.Module):
+    """What the source classifier reads in the labeled images of each target class: `transport` (classes, foundation).
+
+    It is the mean over batches of a batch's mean posterior, uniform for a class of which no image was seen: our
+    reconstruction of what P-SSL (Yamaguchi 2022, arXiv 2204.12833) does image by image. `count` is of batches.
+    """
+
+    def __init__(self, source: nn.Module, classes: int, foundation: int) -> None:
+        super().__init__()
+        self.source = External(source)
+        self.register_buffer("transport", torch.full((classes, foundation), 1 / foundation))
+        self.register_buffer("count", torch.zeros(classes))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Views x (n, c, h, w) of labeled images, labels y (n,) -> the new values of both buffers, over all ranks."""
+        before, count = self.get_buffer("transport"), self.get_buffer("count")
+        found, present = class_means(self.source(x).softmax(1).to(before.dtype), y, len(before))
+        count = count + present
+        return {"transport": before + (found - before) * (present / count.clamp_min(1))[:, None], "count": count}
+
+
+def load(run: str | None, name: str, generator: Permuted, shape: tuple[int, int, int]) -> Source:
     """The source classifier in the directory `run` or, if that is None, the one that ships with generator `name`.
 
-    Raises `UserError` when none ships for this generator, or the run is of other classes or images.
+    shape: of the generator's images. Raises `UserError` when none ships for this generator, or the run is of other
+    classes or images.
     """
     make = f"make one with: semisynth fit --method supervised --data generator:{name} --out DIR, and give --source DIR."
-    if run is None and (name not in NAMES or Path(name).is_dir()):
+    if run is None and name not in NAMES:
         raise UserError(f"no source classifier ships for generator '{name}': {make}")
     path = SHIPPED / f"{name}-source" if run is None else Path(run)
     config, result = (read_json(path / f"{what}.json") for what in ("config", "result"))
-    if result.get("task") != "classify" or result.get("classes") != generator.classes:
-        told = f"a {result.get('task')} run of {result.get('classes')} classes"
-        raise UserError(f"--source {path} is {told}, generator '{name}' has {generator.classes}: {make}")
-    classifier = models.build(config["model"], result["shape"][0], result["classes"])
+    found, wanted = (result.get("classes"), result.get("shape")), (generator.classes, list(shape))
+    if result.get("task") != "classify" or found != wanted:
+        told = f"a {result.get('task')} run of {found[0]} classes, images {found[1]}"
+        raise UserError(f"--source {path} is {told}; generator '{name}' has {wanted[0]}, images {wanted[1]}: {make}")
+    classifier = models.build(config.get("model", ""), shape[0], generator.classes)
     load_into(classifier, path / "model.safetensors")
     return Source(classifier, generator.get_buffer("order"))

@@ -13,7 +13,7 @@ from semisynth import statistics, weights
 from semisynth.errors import UserError
 from semisynth.recipes import cells, presets
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.config import Config
+from semisynth.recipes.config import Config, method_parts
 from semisynth.statistics import Interval, Paired
 
 Line = Mapping[str, Any]
@@ -63,7 +63,7 @@ def plan(
     tuned: Path | None = None,
 ) -> list[Cell]:
     """The cells, seed by seed, so that rows stay paired when a bench is cut short; `UserError` for an unknown row."""
-    shared = {row: dict(base) | _row(row, base.get("generator"), tuned) for row in rows}
+    shared = {row: _read(dict(base) | _row(row, base.get("generator"), tuned)) for row in rows}
     return [
         Cell(
             out / "cells" / row / str(count) / str(seed),
@@ -89,6 +89,12 @@ def _row(name: str, generator: str | None, tuned: Path | None) -> dict[str, Any]
             f"make it with: semisynth tune --method {name} --out {tuned / name}"
         )
     return {**row, "lr": best["lr"], "method": options}
+
+
+def _read(content: dict[str, Any]) -> dict[str, Any]:
+    """Without the source classifier where the method reads none: it was given for other rows."""
+    reads = "source" in method_parts(content["method"]["name"])
+    return {key: value for key, value in content.items() if key != "source" or reads}
 
 
 def results(finished: Iterable[Cell]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class Materials:
             self._check_size(self.generator)
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
-        config.engine.optimizers(self.method.updates())  # tells of a rate that cannot be before anything is written
+        config.engine.check(self.method.updates())  # before anything is written
         self._check_unread(parts)
         self.stream = Stream(
             self.labeled,
@@ -97,7 +97,7 @@ class Materials:
     def _source(self) -> nn.Module:
         setting = self.config.setting
         assert setting.generator is not None and self.generator is not None, "a source reads for a generator"
-        return source.load(setting.source, setting.generator, self.generator)
+        return source.load(setting.source, setting.generator, self.generator, self.data.shape)
 
     def _model(self, setting: Setting, data: Dataset) -> nn.Module:
         model = models.build(setting.model, data.shape[0], len(data.classes))

@@ -13,12 +13,21 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
     return {
         "supervised": _row("supervised"),
         "naive-fixmatch": _row("fixmatch", generator, "generator"),
+        "naive-uda": _row("uda", generator, "generator"),
+        "naive-entropy": _row("entropy", generator, "generator"),
+        "pssl": _row("pssl", generator),
+        "gda": _row("gda", generator),
+        "mgr": _row("mgr", generator),
         "scr-uniform": _row("scr", generator, "generator"),
         "gap-only": _row("mpssl", generator, look_ahead=False),
         "mpssl-no-gap": _row("mpssl", generator, gap=0.0),
         "mpssl": _row("mpssl", generator),
+        "mpssl-amortised": _row("mpssl", generator, every=4, shared=True),
         "mpssl-letters": _row("mpssl", "letters"),
+        "transport-only": _row("transport", generator, refine=False),
+        "mpssl-plus": _row("transport", generator),
         "fixmatch-real": _row("fixmatch", unlabeled="pool"),
+        "uda-real": _row("uda", unlabeled="pool"),
         "meanteacher-real": _row("meanteacher", unlabeled="pool"),
     }
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from semisynth import charts, distributed, environment, generators, models, noise, weights
+from semisynth import charts, distributed, environment, generators, insight, models, noise, weights
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
+from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
+from semisynth.method import Batch
 from semisynth.recipes.config import Config, method_class
 from semisynth.recipes.materials import Materials
 
@@ -83,7 +85,7 @@ def _train(materials: Materials, out: Path, show: bool, name: str) -> nn.Module:
 
 
 def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
-    """Write weights, samples and, last, the result: a run with a result is finished."""
+    """Write weights, samples, what a study finds and, last, the result: a run with a result is finished."""
     config, data, method = materials.config, materials.data, materials.method
     weights.write_tensors(out / "model.safetensors", model.state_dict())
     like = torch.empty(0, device=materials.device)
@@ -94,6 +96,8 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
             samples = {"uniform": generators.sample(materials.generator, 100, like)}
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
+    if learned := _study(materials):
+        weights.write_tensors(out / "insight.safetensors", learned)
     if method.task == "generate":
         with weights.replacing(out / "samples.png") as beside:
             beside.write_bytes(charts.sheet(samples["uniform"].cpu().numpy(), len(data.classes)))
@@ -116,6 +120,16 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
             "command": "semisynth fit --config config.json --out AGAIN",
         },
     )
+
+
+def _study(materials: Materials) -> dict[str, Tensor]:
+    """What the method, now in eval mode with the averaged classifier, tells of itself before some labeled images."""
+    labeled, seed, device = materials.labeled, materials.config.engine.seed, materials.device
+    order = torch.randperm(len(labeled), generator=torch.Generator().manual_seed(noise.derive(seed, "study")))
+    some = labeled.subset(order[: insight.LABELED])
+    x = to_float(some.x.to(device))
+    with noise.seeded(seed, "insight"):
+        return materials.method.study(Batch(x, some.y.to(device), x[:0], torch.empty(0, dtype=torch.int64)))
 
 
 def trained(run: Path, device: torch.device) -> tuple[Config, nn.Module, Dataset]:

@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+import zoo
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from semisynth import distributed, generators, noise
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.glyphs import render
@@ -88,6 +90,49 @@ def test_glyphs_are_the_rendering_and_letters_are_glyphs_without_digits():
     for part, whole in zip(parts(letters), parts(glyphs), strict=True):
         assert torch.equal(part.x, whole.x[whole.y >= 10])
         assert torch.equal(part.y + 10, whole.y[whole.y >= 10])
+
+
+# ---- the labeled samples of a generator -----------------------------------------------------------------------------
+
+
+def test_samples_are_what_the_generator_makes_of_each_class(generator):
+    data, made = datasets.load(f"generator:{generator}"), generators.load(generator)
+    assert (data.name, data.shape, data.flip) == (f"generator:{generator}", (1, 16, 16), False)
+    assert data.classes == tuple("0123456789")
+    assert [len(part) for part in parts(data)] == [3600, 100, 200]
+    x, y = (torch.cat([getattr(part, name) for part in (data.test, data.validation, data.pool)]) for name in "xy")
+    assert x.dtype == torch.uint8 and y.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 390
+    latents = torch.randn(3900, *made.latent_shape, generator=torch.Generator().manual_seed(noise.derive("samples")))
+    for i in (0, 7, 199, 200, 299, 300, 3899):  # one by one, and so in another batch
+        image = 255 * made(latents[i : i + 1], torch.tensor([i % 10]))[0]
+        assert (image - x[i]).abs().max() < 0.501
+    assert len(rows(x)) > 3000  # those of a generator that hardly learned are much alike
+
+
+def test_samples_are_the_same_whenever_and_wherever_they_are_made(generator, monkeypatch):
+    one = datasets.load(f"generator:{generator}")
+    datasets.load.cache_clear()
+    torch.manual_seed(99)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with noise.seeded("another"):
+        other = datasets.load(f"generator:{generator}")
+    assert one is not other
+    for part, again in zip(parts(one), parts(other), strict=True):
+        assert torch.equal(part.x, again.x) and torch.equal(part.y, again.y)
+
+
+def test_samples_of_a_generator_without_classes_have_no_labels(monkeypatch):
+    monkeypatch.setattr(generators, "load", lambda name: zoo.generator("unconditional"))
+    with pytest.raises(
+        UserError, match="--data generator:plain: that generator has no classes, so its samples have no"
+    ):
+        datasets.load("generator:plain")
+
+
+def test_an_unknown_generator_is_told_with_the_nearest_one():
+    with pytest.raises(UserError, match=r"unknown generator .* 'glyphes': did you mean 'glyphs'"):
+        datasets.load("generator:glyphes")
 
 
 def test_subset_keeps_the_order_of_the_index():

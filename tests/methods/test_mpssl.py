@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import bilevel
 import pytest
 import torch
-import torch.nn.functional as F
 import zoo
+from bilevel import SEED, SYNTHETIC, engine_gradient, fit, naive_gap, only, true_outer
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from semisynth import noise
-from semisynth.engine import Engine
-from semisynth.method import Batch, Method
-from semisynth.methods import MPSSL, SCR, FixMatch, MeanTeacher
-from semisynth.methods.mpssl import consistency, gap_loss, through
-
-SEED = ("a step", 3)
-SYNTHETIC = 5
+from semisynth.errors import UserError
+from semisynth.method import Batch, Losses, Method
+from semisynth.methods import GDA, MGR, MPSSL, PSSL, SCR, UDA, Entropy, FixMatch, MeanTeacher, Transport
+from semisynth.methods.mpssl import gap_loss
+from semisynth.methods.scr import consistency
 
 
 def mpssl(name: str = "cnn-group-silu", generator: str = "conditional", **options: Any) -> MPSSL:
@@ -33,87 +32,12 @@ def mpssl(name: str = "cnn-group-silu", generator: str = "conditional", **option
     return method
 
 
-def true_outer(method: MPSSL, batch: Batch, differentiable: bool) -> Tensor:
-    """What the mapper minimises, from the definition: L_val after one step down CE + weight L_SCR, plus the gap.
-
-    The noise is drawn as the method draws it: y, z, the mapper's own, then the views of s, x, s, x and x.
-    """
-    model, problem = method.model, method.problem
-    y = noise.integers(zoo.CLASSES, SYNTHETIC)
-    z = noise.normal(SYNTHETIC, *method.mapper.latent_shape, like=batch.x)
-    s = method.generator(*method.mapper(z, y))
-    theta = dict(model.named_parameters())
-    constant = {key: value.detach() for key, value in theta.items()}
-    target = features(model, constant, problem.weak(s))
-    real = features(model, constant, problem.weak(batch.x))
-    strong = features(model, theta, problem.strong(s))
-    scr = torch.stack([1 - a @ b / (a.norm() * b.norm()) for a, b in zip(strong, target, strict=True)]).mean()
-    inner = cross_entropy(model, theta, problem.view(batch.x), batch.y) + problem.weight * scr
-    slope = torch.autograd.grad(inner, list(theta.values()), create_graph=differentiable)
-    ahead = {key: p - method.inner_lr * g for (key, p), g in zip(theta.items(), slope, strict=True)}
-    outer = cross_entropy(model, ahead, problem.view(batch.x), batch.y)
-    return outer + method.gap * naive_gap(real, batch.y, target, y)
-
-
-def features(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    parameters = {key.removeprefix("features."): p for key, p in theta.items() if key.startswith("features.")}
-    found: Tensor = functional_call(model.features, parameters, x)
-    return found
-
-
-def cross_entropy(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(functional_call(model, dict(theta), x), y)
-
-
-def naive_gap(real: Tensor, y_real: Tensor, synthetic: Tensor, y_synthetic: Tensor) -> Tensor:
-    """By loops over classes and images."""
-    distances = []
-    for c in sorted({*y_real.tolist()} & {*y_synthetic.tolist()}):
-        one = [row for row, label in zip(real, y_real.tolist(), strict=True) if label == c]
-        other = [row for row, label in zip(synthetic, y_synthetic.tolist(), strict=True) if label == c]
-        distances.append((sum(one) / len(one) - sum(other) / len(other)).pow(2).mean())
-    return sum(distances) / len(distances) if distances else real.new_zeros(())
-
-
-def engine_gradient(method: MPSSL, batch: Batch) -> list[Tensor]:
-    with noise.seeded(*SEED):
-        return zoo.gradients(method, "mapper", batch)
-
-
-def difference(loss: Callable[[], float], parameter: Tensor, direction: Tensor, h: float = 2e-3) -> float:
-    """The derivative along `direction` by central differences of fourth order."""
-    start, values = parameter.detach().clone(), {}
-    for k in (-2, -1, 1, 2):
-        with torch.no_grad():
-            parameter.copy_(start + k * h * direction)
-        values[k] = loss()
-    with torch.no_grad():
-        parameter.copy_(start)
-    return (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
-
-
-CASES = [*((name, "conditional") for name in zoo.SMOOTH), ("cnn-group-silu", "unconditional")]
-
-
 @pytest.mark.parametrize("gap", [0.0, 0.8])
-@pytest.mark.parametrize("name, generator", CASES)
+@pytest.mark.parametrize("name, generator", bilevel.CASES)
 def test_the_mapper_s_gradient_is_that_of_finite_differences(name: str, generator: str, gap: float) -> None:
-    # Smooth networks and views, because differences across a kink converge to nothing; soft classes, because hard draws
-    # are constant almost everywhere and have the soft gradient by decree.
-    method, data = mpssl(name, generator, gap=gap, hard=False, views=(zoo.faint, zoo.mixed)), zoo.batch()
-
-    def loss() -> float:
-        with noise.seeded(*SEED):
-            return true_outer(method, data, differentiable=False).item()
-
-    for parameter, gradient in zip(method.mapper.parameters(), engine_gradient(method, data), strict=True):
-        directions = F.normalize(torch.randn(3, *parameter.shape, dtype=torch.float64).flatten(1)).view(
-            3, *parameter.shape
-        )
-        directions[0] = gradient / gradient.norm()
-        found = torch.stack([(gradient * d).sum() for d in directions])
-        expected = torch.tensor([difference(loss, parameter, d) for d in directions], dtype=torch.float64)
-        assert (found - expected).norm() <= 1e-6 * expected.norm()
+    # Soft classes, because hard draws are constant almost everywhere and have the soft gradient by decree.
+    method = mpssl(name, generator, gap=gap, hard=False, views=(zoo.faint, zoo.mixed))
+    bilevel.assert_finite_differences(method, zoo.batch(), true_outer)
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.8])
@@ -121,44 +45,82 @@ def test_the_mapper_s_gradient_is_that_of_finite_differences(name: str, generato
 @pytest.mark.parametrize("generator", zoo.GENERATORS)
 @pytest.mark.parametrize("name", zoo.NETWORKS)
 def test_the_mapper_s_gradient_is_that_of_the_naive_unroll(name: str, generator: str, hard: bool, gap: float) -> None:
-    method, data = mpssl(name, generator, gap=gap, hard=hard), zoo.batch()
-    with noise.seeded(*SEED):
-        loss = true_outer(method, data, differentiable=True)
-    expected = torch.autograd.grad(loss, list(method.mapper.parameters()))
-    for found, one in zip(engine_gradient(method, data), expected, strict=True):
-        assert one.norm() > 1e-8 and (found - one).norm() <= 1e-10 * one.norm()
+    bilevel.assert_naive_unroll(mpssl(name, generator, gap=gap, hard=hard), zoo.batch(), true_outer)
 
 
 @pytest.mark.parametrize("view", ["weak", "strong"])
 def test_the_terms_are_the_true_losses(view: str) -> None:
     method, data = mpssl(gap=0.8, view=view), zoo.batch()
     with noise.seeded(*SEED):
-        losses = method.outer(data)
+        losses = method.outer.losses(data)
     with noise.seeded(*SEED):
-        both = true_outer(method, data, differentiable=False)
-    method.gap = 0.0
-    with noise.seeded(*SEED):
-        validation = true_outer(method, data, differentiable=False)
+        validation, gap = bilevel.true_terms(method, data, *bilevel.asked(method, data.x), differentiable=False)
+    assert list(losses.terms) == ["gap", "validation"]
     torch.testing.assert_close(losses.terms["validation"], validation, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(losses.terms["gap"], both - validation, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(losses.metrics["distance"], (both - validation) / 0.8)
+    torch.testing.assert_close(losses.terms["gap"], 0.8 * gap, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(losses.metrics["distance"], gap, atol=1e-12, rtol=1e-12)
+    assert not losses.metrics["distance"].requires_grad and not losses.ready
 
 
 def test_either_term_may_be_off() -> None:
-    with noise.seeded(*SEED):
-        assert list(mpssl(gap=0.0).outer(zoo.batch()).terms) == ["validation"]
-        assert list(mpssl(look_ahead=False).outer(zoo.batch()).terms) == ["gap"]
+    for options, term in (({"gap": 0.0}, "validation"), ({"look_ahead": False}, "gap")):
+        losses = mpssl(**options).outer.losses(zoo.batch())
+        assert list(losses.terms) == [term] and set(losses.metrics) == {"distance", f"{term}_gradient"}
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.8])
 def test_ranks_average_to_the_gradient_of_one_process(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     method, data = mpssl(gap=gap), zoo.batch(8)
-    method.synthetic = 6
+    bilevel.resize(method, 6)
     whole = engine_gradient(method, data)
-    method.synthetic = 3  # a rank's share
+    bilevel.resize(method, 3)  # a rank's share
     parts = zoo.on_ranks(monkeypatch, 2, lambda rank: engine_gradient(copy.deepcopy(method), zoo.part(data, rank, 2)))
     for expected, *found in zip(whole, *parts, strict=True):
         torch.testing.assert_close(sum(found) / 2, expected, atol=1e-10 * expected.norm().item(), rtol=0)
+
+
+# ---- the norms of both gradients ------------------------------------------------------------------------------------
+
+
+def measured(method: MPSSL, batch: Batch) -> dict[str, Tensor]:
+    with noise.seeded(*SEED):
+        found = method.outer.losses(batch)
+    return {key: value for key, value in found.metrics.items() if key != "distance"}
+
+
+def test_the_norms_are_those_of_the_true_gradients_at_the_images() -> None:
+    method, data = mpssl(gap=0.8), zoo.batch()
+    with noise.seeded(*SEED):
+        s, y = bilevel.asked(method, data.x)
+        validation, gap = bilevel.true_terms(method, data, s, y, differentiable=True)
+    found = measured(method, data)
+    for name, term in {"validation": validation, "gap": 0.8 * gap}.items():
+        expected = torch.autograd.grad(term, s, retain_graph=True)[0].norm()
+        assert expected > 1e-6
+        torch.testing.assert_close(found.pop(f"{name}_gradient"), expected, atol=0, rtol=1e-10)
+    assert not found
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_norms_are_measured_at_every_tenth_update_of_the_mapper(every: int) -> None:
+    method = mpssl(every=every)
+    steps = [step for step in range(0, 31 * every, every) if measured(method, zoo.batch(step=step))]
+    assert steps == [0, 10 * every, 20 * every, 30 * every]
+
+
+def test_measuring_changes_no_gradient() -> None:
+    method, data = mpssl(gap=0.8), zoo.batch()
+    one, other = (engine_gradient(method, replace(data, step=step)) for step in (0, 1))
+    torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_the_norms_of_ranks_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, data = mpssl(gap=0.8), zoo.batch(8)
+    bilevel.resize(method, 6)
+    whole = measured(method, data)
+    bilevel.resize(method, 3)
+    for part in zoo.on_ranks(monkeypatch, 2, lambda rank: measured(copy.deepcopy(method), zoo.part(data, rank, 2))):
+        torch.testing.assert_close(part, whole, atol=0, rtol=1e-10)
 
 
 # ---- losses against loops --------------------------------------------------------------------------------------------
@@ -209,17 +171,6 @@ def test_gap_loss_of_equal_features_is_zero() -> None:
     assert gap_loss(real, y, real.flip(0), y.flip(0), 3).item() == pytest.approx(0, abs=1e-24)
 
 
-def test_through_keeps_value_and_gradient_and_measures_it() -> None:
-    phi = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    images = 1e8 * phi.exp()
-    loss = images.sin().sum()  # of order 1, while its gradient times the images is of order 1e8
-    found, norm = through(images, loss)
-    assert found.item() == loss.item()
-    expected = torch.autograd.grad(loss, phi, retain_graph=True)[0]
-    torch.testing.assert_close(torch.autograd.grad(found, phi, retain_graph=True)[0], expected, atol=0, rtol=1e-12)
-    torch.testing.assert_close(norm, torch.autograd.grad(loss, images)[0].norm())
-
-
 @pytest.mark.parametrize("view", ["weak", "strong"])
 @pytest.mark.parametrize("m", [1, 7])
 def test_scr_is_that_of_a_loop(view: str, m: int) -> None:
@@ -251,25 +202,57 @@ def test_the_classifier_learns_from_samples_of_the_mapper_as_it_is() -> None:
     with noise.seeded(*SEED):
         losses = method.inner(data)
     with noise.seeded(*SEED), torch.no_grad():
-        s = method.mapped(noise.integers(zoo.CLASSES, SYNTHETIC), data.x)
+        s = method.latents.of(noise.integers(zoo.CLASSES, SYNTHETIC), data.x)
         expected = SCR(method.model, zoo.WEAK, zoo.STRONG, weight=1.5).loss(Batch(data.x, data.y, s, data.y))
     assert losses.terms == expected.terms
     mapper = list(method.mapper.parameters())
     assert torch.autograd.grad(sum(losses.terms.values()), mapper, allow_unused=True) == (None,) * len(mapper)
 
 
+# ---- the inner gradient shared with the classifier ------------------------------------------------------------------
+
+GROUPNORM = [name for name in zoo.NETWORKS if "group" in name]
+
+
+@pytest.mark.parametrize("view", ["weak", "strong"])
+@pytest.mark.parametrize("name", GROUPNORM)
+def test_the_shared_gradient_is_that_of_the_classifier_s_own_loss(name: str, view: str) -> None:
+    # Views without draws, because the two losses draw theirs in another order.
+    method, data = mpssl(name, shared=True, views=(zoo.faint, zoo.mixed), view=view), zoo.batch()
+    with noise.seeded(*SEED):
+        losses, gradients = method.outer.losses(data).ready["classifier"]
+    with noise.seeded(*SEED), torch.no_grad():
+        s, _ = method.latents(data)
+    own = method.problem.losses(data, s)
+    assert not any(term.requires_grad for term in losses.terms.values())
+    torch.testing.assert_close(dict(losses.terms), dict(own.terms), atol=0, rtol=1e-12)
+    expected = torch.autograd.grad(sum(own.terms.values()), list(method.model.parameters()))
+    for found, one in zip(gradients, expected, strict=True):
+        assert one.norm() > 1e-8 and (found - one).norm() <= 1e-10 * one.norm()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_classifier_takes_the_look_ahead_s_gradient_where_there_is_one(shared: bool) -> None:
+    method = mpssl(shared=shared, every=2)
+    steps, own = [], method.inner
+
+    def inner(batch: Batch) -> Losses:
+        steps.append(batch.step)
+        return own(batch)
+
+    method.inner = inner  # type: ignore[method-assign]
+    fit(method, 5)
+    assert steps == ([1, 3] if shared else [0, 1, 2, 3, 4])
+
+
+def test_sharing_needs_a_look_ahead_and_no_batch_statistics() -> None:
+    with pytest.raises(UserError, match="look_ahead false: there is no gradient to share; leave shared out"):
+        mpssl(shared=True, look_ahead=False)
+    with pytest.raises(UserError, match=r"BatchNorm.*: leave shared out, or choose a model with GroupNorm"):
+        mpssl("cnn-batch-relu", shared=True)
+
+
 # ---- what an update may write ---------------------------------------------------------------------------------------
-
-
-def fit(method: Method, steps: int = 4) -> None:
-    engine = Engine(device="cpu", log_every=0, evaluate_every=0, lr=0.01)
-    engine.fit(method, lambda step: zoo.batch(6, 5, step=step), steps)
-
-
-def only(method: MPSSL, name: str) -> MPSSL:
-    updates = method.updates()
-    method.updates = lambda: {name: updates[name]}  # type: ignore[method-assign]
-    return method
 
 
 @pytest.mark.parametrize("name", zoo.BATCHNORM)
@@ -289,11 +272,22 @@ def test_the_classifier_s_update_leaves_the_mapper_bitwise_as_it_was(name: str) 
     assert zoo.same(mapper, zoo.copies(method.mapper))
 
 
+def labeled_samples() -> tuple[Any, ...]:
+    return zoo.generator(), zoo.source(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC
+
+
 METHODS: dict[str, Callable[[nn.Module], Method]] = {
     "fixmatch": lambda model: FixMatch(model, zoo.WEAK, zoo.STRONG),
     "meanteacher": lambda model: MeanTeacher(model, zoo.WEAK, zoo.STRONG),
+    "uda": lambda model: UDA(model, zoo.WEAK, zoo.STRONG),
+    "entropy": lambda model: Entropy(model, zoo.WEAK, zoo.STRONG),
+    "mgr": lambda model: MGR(model, zoo.generator(), zoo.WEAK, zoo.STRONG, SYNTHETIC).double(),
     "scr": lambda model: SCR(model, zoo.WEAK, zoo.STRONG),
     "mpssl": lambda model: MPSSL(model, zoo.generator(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC).double(),
+    "pssl": lambda model: PSSL(model, zoo.generator(), zoo.source(), zoo.WEAK, zoo.STRONG, SYNTHETIC).double(),
+    "gda": lambda model: GDA(model, *labeled_samples()).double(),
+    "transport": lambda model: Transport(model, *labeled_samples()).double(),
+    "transport, not refined": lambda model: Transport(model, *labeled_samples(), refine=False).double(),
 }
 
 
@@ -320,6 +314,23 @@ def test_the_updates_and_their_optimisers() -> None:
     assert isinstance(adam, torch.optim.Adam) and adam.param_groups[0]["lr"] == 2e-3
 
 
+@pytest.mark.parametrize("option", ["weight", "gap", "inner_lr", "temperature"])
+def test_options_out_of_their_range_are_refused(option: str) -> None:
+    values = {"weight": 1.0, "inner_lr": 0.4, option: -1.0}
+    with pytest.raises(UserError, match=rf"{option} is -1\.0"):
+        MPSSL(zoo.network("cnn-group-silu"), zoo.generator(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC, **values)
+
+
+def test_a_weight_of_scr_out_of_its_range_is_refused() -> None:
+    with pytest.raises(UserError, match=r"weight is -1\.0"):
+        SCR(zoo.network("cnn-group-silu"), zoo.WEAK, zoo.STRONG, weight=-1.0)
+
+
+def test_an_outer_problem_without_terms_is_refused() -> None:
+    with pytest.raises(UserError, match="gap is 0 and look_ahead false: nothing is left to train the mapper by"):
+        mpssl(gap=0.0, look_ahead=False)
+
+
 def test_the_generator_is_no_part_of_the_method() -> None:
     assert not any("generator" in name for name in mpssl().state_dict())
 
@@ -335,4 +346,40 @@ def test_samples_are_uniform_and_of_the_target_classes_in_turn() -> None:
     with noise.seeded(0):
         z, y = noise.normal(7, zoo.LATENT, like=zoo.batch().x), noise.integers(zoo.FOUNDATION, 7)
         mapped = method.mapper(noise.normal(7, zoo.LATENT, like=z), torch.arange(7) % 3)
-    assert found["uniform"].equal(method.generator(z, y)) and found["mapped"].equal(method.generator(*mapped))
+    torch.testing.assert_close(found["uniform"], method.generator(z, y), atol=0, rtol=0)
+    torch.testing.assert_close(found["mapped"], method.generator(*mapped), atol=0, rtol=1e-12)
+
+
+def test_a_meta_batch_has_its_own_size() -> None:
+    method, data = mpssl(meta=4), zoo.batch()
+    with noise.seeded(*SEED):
+        found = method.outer.losses(data).terms["validation"]
+    small = mpssl()
+    small.load_state_dict(method.state_dict())
+    small.generator.module.load_state_dict(method.generator.module.state_dict())
+    with noise.seeded(*SEED):
+        expected = replace(small.outer, latents=replace(small.latents, synthetic=4)).losses(data).terms["validation"]
+    assert found.equal(expected) and len(method.latents(data)[0]) == SYNTHETIC
+
+
+def test_what_cannot_go_with_a_meta_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="shared is true and meta given"):
+        mpssl(meta=4, shared=True)
+    with pytest.raises(UserError, match="meta"):
+        mpssl(meta=-1)
+
+
+def test_the_temperature_follows_the_training() -> None:
+    method, data = mpssl(cooling=0.01, temperature=3.0), zoo.batch()
+    largest = []
+    for progress in (0.0, 1.0):
+        with noise.seeded(*SEED):
+            _, chosen = method.mapper(noise.normal(6, zoo.LATENT, like=data.x), data.y, progress)
+        assert chosen is not None
+        largest.append(chosen.max(1).values.mean())
+    assert largest[0] < 0.6 and largest[1] > 0.95
+    seen: list[float] = []
+    method.mapper.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[2]))
+    method.inner(replace(data, progress=0.25))
+    method.outer.losses(replace(data, progress=0.5))
+    assert seen == [0.25, 0.5]

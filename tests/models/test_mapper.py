@@ -1,4 +1,4 @@
-"""MP-SSL's mapper."""
+"""MP-SSL's mapper and MGR's finder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from semisynth import noise
-from semisynth.models import Mapper
+from semisynth.models import Finder, Mapper
 
 LATENT = (2, 3)
 
@@ -60,6 +60,34 @@ def test_soft_choices_are_gumbel_softmax() -> None:
     torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True))
 
 
+def test_the_prior_steers_the_classes_of_each_target_class() -> None:
+    """By the Gumbel-max trick, a hard choice is class c with probability softmax(prior)_c."""
+    made, each = mapper(hard=True), 4000
+    assert made.prior.equal(torch.zeros(4, 5))
+    made.prior.copy_(torch.randn(4, 5))
+    made.prior[3] = torch.tensor([0, 0, 40.0, 0, 0])  # certain
+    y = torch.arange(4).repeat_interleave(each)
+    with noise.seeded(0):
+        moved, chosen = made(torch.ones(4 * each, *LATENT).double(), y)
+    counts = chosen.detach().view(4, each, 5).sum(1)
+    assert counts[3].tolist() == [0, 0, each, 0, 0]
+    for found, prior in zip(counts[:3], made.prior[:3], strict=True):
+        assert stats.chisquare(found.numpy(), each * prior.softmax(0).numpy()).pvalue > 0.01
+    assert moved.equal(torch.ones_like(moved))
+
+
+def test_the_prior_is_added_to_the_logits_and_does_not_move() -> None:
+    made, (z, y) = mapper(moved=True, hard=False), inputs()
+    made.prior.copy_(torch.randn(4, 5))
+    logits = made.out(made.body(torch.cat([z.flatten(1), made.embedding(y)], 1)))[:, 6:] + made.prior[y]
+    with noise.seeded(0):
+        _, found = made(z, y)
+    with noise.seeded(0):
+        expected = ((logits + noise.gumbel(6, 5, like=z)) / 0.5).softmax(1)
+    torch.testing.assert_close(found, expected)
+    assert "prior" in made.state_dict() and all(name != "prior" for name, _ in made.named_parameters())
+
+
 def test_the_latent_is_turned_by_z_and_y_and_keeps_its_norm() -> None:
     made = mapper(moved=True)
     z, y = inputs()
@@ -98,3 +126,48 @@ def test_without_foundation_classes_there_is_no_choice_and_no_draw() -> None:
     moved, chosen = made(torch.ones(2, *LATENT).double(), torch.tensor([0, 1]))
     assert chosen is None and moved.shape == (2, *LATENT)
     assert torch.get_rng_state().equal(before)
+
+
+# ---- the finder -----------------------------------------------------------------------------------------------------
+
+
+def finder(moved: bool = False) -> Finder:
+    made = Finder(LATENT, width=16).double()
+    if moved:
+        nn.init.normal_(made.out.weight)
+    return made
+
+
+def test_the_finder_starts_as_the_identity() -> None:
+    z, _ = inputs()
+    assert finder()(z).equal(z)
+
+
+def test_the_finder_turns_each_latent_by_itself_and_keeps_its_norm() -> None:
+    made, (z, _) = finder(moved=True), inputs()
+    z[0] *= 100
+    found = made(z)
+    for one, before in zip(found, z, strict=True):
+        flat = before.flatten()
+        moved = flat + made.out(made.body(flat))
+        torch.testing.assert_close(one.flatten(), moved * flat.norm() / moved.norm())
+    assert not torch.allclose(found, z, rtol=0.1)
+
+
+def test_gradient_reaches_every_parameter_of_the_finder_and_z() -> None:
+    made, (z, _) = finder(moved=True), inputs()
+    found = torch.autograd.grad(made(z.requires_grad_()).pow(3).sum(), [z, *made.parameters()])
+    assert all(g.abs().sum() > 0 for g in found)
+
+
+@pytest.mark.parametrize("progress, expected", [(0.0, 2.0), (0.5, 1.0), (1.0, 0.5)])
+def test_the_temperature_cools_geometrically(progress: float, expected: float) -> None:
+    torch.manual_seed(0)
+    cooling = Mapper((3,), 2, 4, temperature=2.0, cooling=0.25)
+    steady = Mapper((3,), 2, 4, temperature=expected)
+    steady.load_state_dict(cooling.state_dict())
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    with noise.seeded(0):
+        found = cooling(z, y, progress)[1]
+    with noise.seeded(0):
+        torch.testing.assert_close(found, steady(z, y)[1], atol=0, rtol=1e-6)

@@ -117,6 +117,12 @@ def test_the_plan_has_a_cell_for_each_row_label_count_and_seed() -> None:
     assert {cell.config.engine.seed for cell in planned[:4]} == {7}
 
 
+def test_the_source_goes_to_the_rows_that_read_one() -> None:
+    rows = ["supervised", "mpssl", "pssl", "gda", "mpssl-plus"]
+    planned = bench.plan(BASE | {"generator": "mine", "source": "its"}, rows, [1], [0], Path("out"))
+    assert [cell.config.setting.source for cell in planned] == [None, None, "its", "its", "its"]
+
+
 def test_only_lr_and_the_methods_options_come_from_tuning(tmp_path: Path) -> None:
     (tmp_path / "supervised").mkdir()
     best = {"lr": 0.2, "momentum": 0.1, "steps": 9, "method": {"name": "supervised", "view": "weak"}}

@@ -47,7 +47,8 @@ def test_a_wrong_configuration_is_told_with_its_file(content, message):
 
 
 def test_methods_are_known_by_their_class_in_lower_case():
-    assert {"supervised", "fixmatch", "meanteacher", "scr", "mpssl", "gan"} <= set(method_names())
+    known = {"supervised", "fixmatch", "uda", "entropy", "meanteacher", "scr", "mgr", "mpssl", "gan"}
+    assert known | {"pssl", "gda", "transport"} <= set(method_names())
     assert method_names() == sorted(method_names())
     assert method_class("mpssl") is methods.MPSSL
 
@@ -55,6 +56,18 @@ def test_methods_are_known_by_their_class_in_lower_case():
 def test_parts_have_no_default_and_options_have_one():
     assert method_parts("fixmatch") == {"model", "weak", "strong"}
     assert method_options("fixmatch") == {"threshold": 0.95, "weight": 1.0, "view": "weak"}
+
+
+def test_the_methods_that_read_labeled_images_as_foundation_classes_ask_for_a_source():
+    assert {name for name in method_names() if "source" in method_parts(name)} == {"pssl", "gda", "transport"}
+    assert all("generator" in method_parts(name) for name in ("pssl", "gda", "transport"))
+
+
+def test_the_source_is_part_of_a_configuration():
+    config = Config.of({"method": {"name": "pssl"}, "source": "there"})
+    assert config.setting.source == config.flat()["source"] == "there" and Setting().source is None
+    with pytest.raises(UserError, match=r"'source' in a\.json is 3: it must be of type"):
+        Config.of({"method": {"name": "pssl"}, "source": 3}, "a.json")
 
 
 def test_a_setting_has_at_least_one_of_everything():

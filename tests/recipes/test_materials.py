@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -57,6 +58,25 @@ def test_the_generator_has_its_classes_shuffled(generator):
     plain = generators.load(generator)
     torch.testing.assert_close(found.generator(z, y), plain(z, found.generator.order[y]))
     assert found.method.generator.module is found.generator
+
+
+@pytest.mark.parametrize("method", ["pssl", "gda", "transport"])
+def test_the_source_classifier_speaks_of_the_shuffled_classes(method, generator):
+    found = Materials(tiny.config(method, generator))
+    source = (found.method if method == "pssl" else found.method.reader).source.module
+    assert torch.equal(source.order, found.generator.order) and not source.training
+    kept = load_file(Path(generator).parent / "source" / "model.safetensors")
+    assert tiny.same(
+        dict(source.classifier.state_dict()), {name: kept[name] for name in source.classifier.state_dict()}
+    )
+
+
+def test_the_source_of_a_shipped_generator_ships_too():
+    found = Materials(tiny.config("gda", "letters")).method.reader.source.module
+    kept = load_file(SHIPPED / "letters-source" / "model.safetensors")
+    assert torch.equal(found.classifier.head.weight, kept["head.weight"])
+    with pytest.raises(UserError, match="letters-generator': make one with: semisynth fit --method supervised --data"):
+        Materials(tiny.config("gda", str(SHIPPED / "letters-generator")))
 
 
 def test_features_start_from_the_foundation_and_the_head_anew():
@@ -119,6 +139,13 @@ def test_a_pool_without_unlabeled_images_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name: few)
     with pytest.raises(UserError, match="every image of the pool is labeled"):
         Materials(tiny.config("fixmatch", labels_per_class=2))
+
+
+@pytest.mark.parametrize("method", sorted(set(method_names()) - {"pssl", "gda", "transport"}))
+def test_a_source_that_the_method_does_not_read_is_refused(method, generator):
+    content = tiny.content(method, generator) | {"source": str(Path(generator).parent / "source")}
+    with pytest.raises(UserError, match=f"method '{method}' does not read source: leave it out"):
+        Materials(Config.of(content))
 
 
 @pytest.mark.parametrize(

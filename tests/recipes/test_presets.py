@@ -20,8 +20,17 @@ def test_every_row_is_part_of_a_configuration(name: str) -> None:
 
 
 def test_what_tells_the_rows_apart() -> None:
-    assert presets.row("naive-fixmatch")["unlabeled"] == "generator"
-    assert presets.row("fixmatch-real")["unlabeled"] == "pool"
+    for name in ("fixmatch", "uda", "entropy"):
+        naive = {"generator": "glyphs", "unlabeled": "generator", "method": {"name": name}}
+        assert presets.row(f"naive-{name}") == naive
+    assert presets.row("mgr") == {"generator": "glyphs", "unlabeled": "none", "method": {"name": "mgr"}}
+    for name in ("pssl", "gda"):
+        assert presets.row(name) == {"generator": "glyphs", "unlabeled": "none", "method": {"name": name}}
+    for name in ("fixmatch", "uda", "meanteacher"):
+        assert presets.row(f"{name}-real") == {"generator": None, "unlabeled": "pool", "method": {"name": name}}
+    assert presets.row("mpssl-amortised")["method"] == {"name": "mpssl", "every": 4, "shared": True}
+    assert presets.row("transport-only")["method"] == {"name": "transport", "refine": False}
+    assert presets.row("mpssl-plus")["method"] == {"name": "transport"}
     assert presets.row("gap-only")["method"] == {"name": "mpssl", "look_ahead": False}
     assert presets.row("mpssl-no-gap")["method"] == {"name": "mpssl", "gap": 0.0}
     assert presets.row("mpssl")["method"] == {"name": "mpssl"}
@@ -29,7 +38,10 @@ def test_what_tells_the_rows_apart() -> None:
 
 def test_the_generator_is_the_one_given_but_for_letters() -> None:
     assert presets.row("mpssl", "mine")["generator"] == "mine"
-    assert presets.row("scr-uniform", "mine")["generator"] == "mine"
+    for name in ("pssl", "gda", "mgr", "scr-uniform", "naive-uda", "mpssl-amortised", "transport", "mpssl-plus"):
+        assert presets.row(name, "mine")["generator"] == "mine"
+    for name in ("fixmatch-real", "uda-real", "meanteacher-real"):
+        assert presets.row(name, "mine")["generator"] is None
     assert presets.row("mpssl-letters", "mine")["generator"] == "letters"
     assert presets.row("supervised", "mine")["generator"] is None
 

@@ -14,13 +14,14 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import environment
+from semisynth import environment, insight, report
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
 from semisynth.recipes import single
 from semisynth.recipes.config import Config
 from semisynth.recipes.materials import Materials
+from semisynth.weights import SHIPPED
 
 CPU = torch.device("cpu")
 
@@ -148,6 +149,34 @@ def test_samples_are_kept_for_the_report(mapped, generator, tmp_path):
     assert list(load_file(tmp_path / "run" / "samples.safetensors")) == ["uniform"]
 
 
+@pytest.mark.parametrize("name, lacks", [("mpssl", ""), ("transport", ""), ("mgr", "asked mixture")])
+def test_a_study_is_kept_for_the_report(name, lacks, tmp_path):
+    out = tmp_path / "run"
+    single.fit(tiny.config(name, "letters", steps=2), out, show=False)
+    found = load_file(out / "insight.safetensors")
+    keys = {"angle", "mixture", "asked", "images", "neighbours", "effect", "error", "pixels/mapped", "features/uniform"}
+    assert keys - found.keys() == set(lacks.split()) and all(x.isfinite().all() for x in found.values())
+    assert (len(found["images"]), len(found["pixels/labeled"])) == (insight.SAMPLES, 20)
+    assert (out / "insight.safetensors").stat().st_size < 2e5
+    labeled = {image.tobytes() for image in Materials(tiny.config(name, "letters")).labeled.x.numpy()}
+    assert {image.tobytes() for image in found["neighbours"].numpy()} <= labeled
+    before = {file: (out / file).read_bytes() for file in ("insight.safetensors", "samples.safetensors")}
+    (out / "result.json").unlink()
+    single.fit(tiny.config(name, "letters", steps=2), out, show=False)
+    assert {file: (out / file).read_bytes() for file in before} == before
+    report.write([out], out / "report.html")
+    page = (out / "report.html").read_text()
+    assert "What the mapper learned" in page and ("What each class draws on" in page) == (not lacks)
+
+
+def test_at_most_so_many_labeled_images_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(insight, "LABELED", 7)
+    seen = []
+    monkeypatch.setattr(insight, "study", lambda step, generator, s, batch: seen.append(batch) or {})
+    single.fit(tiny.config("mpssl", "letters", steps=1), tmp_path / "run", show=False)
+    assert len(seen[0].x) == len(seen[0].y) == 7 and len({image.numpy().tobytes() for image in seen[0].x}) == 7
+
+
 def test_a_generator_is_the_average_of_the_trained_one(generator):
     kept = load_file(Path(generator) / "model.safetensors")
     assert tiny.same(kept, {name: tiny.checkpoint(Path(generator))["ema"][name] for name in kept})
@@ -201,6 +230,22 @@ WRONG = {
     "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
     "no outer term": ("mpssl", {"generator": "glyphs", "options": {"gap": 0.0, "look_ahead": False}}, "gap is 0"),
     "threshold": ("fixmatch", {"options": {"threshold": 5.0}}, "threshold is 5.0: give a number from 0 to 1"),
+    "source of other classes": (
+        "gda",
+        {"generator": "letters", "source": str(SHIPPED / "glyphs-source")},
+        "is a classify run of 62 classes, images [1, 16, 16]; generator 'letters' has 52, images [1, 16, 16]: make one",
+    ),
+    "a source that nothing reads": (
+        "mpssl",
+        {"generator": "glyphs", "source": "x"},
+        "method 'mpssl' does not read source: leave it out",
+    ),
+    "samples of nothing": ("supervised", {"data": "generator:glyps"}, "did you mean 'glyphs'?"),
+    "shared but not refined": (
+        "transport",
+        {"generator": "glyphs", "options": {"refine": False, "shared": True}},
+        "shared is true and refine false: there is no gradient to share",
+    ),
     "temperature": ("mpssl", {"generator": "glyphs", "options": {"temperature": 0.0}}, "temperature is 0.0"),
     "width": ("gan", {"options": {"width": 0}}, "width is 0: give a number from 1"),
     "meta device": ("supervised", {"device": "meta"}, "--device meta cannot be used here"),

@@ -1,0 +1,214 @@
+"""What the comparisons share: rows tuned alike, run on fresh seeds, written as results, table and the README's figures.
+
+Stages: tune, bench, table (from what is finished), all. Each may be stopped at any time: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semisynth import weights
+from semisynth.errors import UserError
+from semisynth.recipes import bench, cells, presets
+from semisynth.recipes.cells import Cell
+from semisynth.recipes.config import Config
+from semisynth.recipes.tune import Search
+from semisynth.statistics import paired, t_interval
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+STEPS = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that is not tuned by itself: it takes the tuned options of `like`, and these `steps` times as many."""
+
+    like: str
+    steps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which rows are compared where.
+
+    name: of the results; grid: by (init, labels per class) the seeds and the rows; configurations: of each search, by
+    init; borrowed: rows that take another one's tuned options; pivot: contrasted with every row.
+    """
+
+    name: str
+    grid: Mapping[tuple[str, int], tuple[str, Sequence[str]]]
+    configurations: Mapping[str, int]
+    pivot: str
+    borrowed: Mapping[str, Row] = field(default_factory=dict)
+    tuning_seeds: str = "0-1"
+
+    @property
+    def command(self) -> str:
+        """What makes its results."""
+        return f"python benchmarks/{self.name}.py"
+
+    @property
+    def results(self) -> Path:
+        """Where they are committed."""
+        return HERE / "results" / self.name
+
+    def tuned(self, init: str) -> list[str]:
+        """The rows that are searched with this init."""
+        rows = [row for (start, _), (_, names) in self.grid.items() if start == init for row in names]
+        return list(dict.fromkeys(self.borrowed[row].like if row in self.borrowed else row for row in rows))
+
+    def search(self, init: str, name: str, work: Path) -> Search:
+        """The search of a row, at 2 labels per class; what the row fixes is not searched."""
+        row = presets.row(name)
+        config = Config.of({"steps": STEPS, "labels_per_class": 2, "init": init, **row})
+        seeds = tuple(cells.numbers(self.tuning_seeds, "tuning seeds"))
+        fixed = frozenset(row["method"]) - {"name"}
+        return Search(config, work / init / "tune" / name, self.configurations[init], seeds, fixed, self.command)
+
+    def searches(self, work: Path) -> dict[tuple[str, str], Search]:
+        """All of them, by init and row."""
+        inits = dict.fromkeys(init for init, _ in self.grid)
+        return {(init, name): self.search(init, name, work) for init in inits for name in self.tuned(init)}
+
+    def cells(self, work: Path) -> list[Cell]:
+        """The cells of the bench, with the options that tuning found; seed by seed, so that rows stay paired."""
+        planned = [
+            self.cell(work, init, labels, row, seed)
+            for (init, labels), (seeds, rows) in self.grid.items()
+            for seed in cells.numbers(seeds, "seeds")
+            for row in rows
+        ]
+        return sorted(planned, key=lambda cell: cell.config.engine.seed)
+
+    def cell(self, work: Path, init: str, labels: int, name: str, seed: int) -> Cell:
+        """One fit of a row."""
+        row = self.borrowed.get(name, Row(name))
+        named = presets.row(name if name in presets.rows() else row.like)
+        best = weights.read_json(work / init / "tune" / row.like / "best.json")
+        content = {"init": init, "lr": best["lr"], "labels_per_class": labels, "seed": seed}
+        content |= {**named, "method": {**best["method"], **named["method"]}, "steps": round(STEPS * row.steps)}
+        return Cell(
+            work / init / "bench" / "cells" / name / str(labels) / str(seed), Config.of(content, f"row '{name}'")
+        )
+
+
+def main(comparison: Comparison, finish: Callable[[list[dict[str, Any]]], None] = lambda lines: None) -> None:
+    """Run the stages asked for on the command line; `finish` writes more from the lines of the results."""
+    try:
+        options = _parse(comparison)
+        if options.stage in ("tune", "all"):
+            _tune(comparison, options)
+        if options.stage in ("bench", "all"):
+            cells.require(cells.run(comparison.cells(options.work), options.workers, "bench"))
+        if options.stage in ("table", "bench", "all"):
+            finish(_summarize(comparison, options.work))
+        if options.json:
+            print(json.dumps({"name": comparison.name, "stage": options.stage, "results": str(comparison.results)}))
+    except UserError as error:
+        print(f"{comparison.name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(f"{comparison.name}: interrupted; the same command goes on.")
+
+
+def _parse(comparison: Comparison) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"The {comparison.name} comparison. {__doc__}")
+    parser.add_argument("--stage", choices=("tune", "bench", "table", "all"), default="all")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("runs") / comparison.name, help="where the runs are kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return parser.parse_args()
+
+
+def _tune(comparison: Comparison, options: argparse.Namespace) -> None:
+    """All searches through one pool, so that no worker waits; the same configuration number of each row in turn."""
+    waiting = [search for search in comparison.searches(options.work).values() if search.finished() is None]
+    for search in waiting:
+        search.claim()
+    planned = [
+        cell
+        for number in range(max(comparison.configurations.values()))
+        for search in waiting
+        if number < search.configurations
+        for cell in search.of(number)
+    ]
+    failures = cells.run(planned, options.workers, "tune")
+    for search in waiting:
+        search.conclude(failures)
+
+
+def _summarize(comparison: Comparison, work: Path) -> list[dict[str, Any]]:
+    """Write the committed files from the cells that are finished, and say how many are not."""
+    planned = comparison.cells(work)
+    lines = bench.results(cell for cell in planned if (cell.path / "result.json").exists())
+    missing = len(planned) - len(lines)
+    budget = ", ".join(f"{count} configurations with init {init}" for init, count in comparison.configurations.items())
+    text = bench.table(lines, comparison.command, pivot=comparison.pivot) + (
+        f"- tuning: of every row alike, at 2 labels per class, on seeds {comparison.tuning_seeds} and the validation "
+        f"split, {budget}; ranges and winners are in tuning.json\n"
+    )
+    text += "".join(f"- {name}: the options tuned for {row.like}\n" for name, row in comparison.borrowed.items())
+    text += f"- **partial: {missing} of {len(planned)} runs are missing**\n" if missing else ""
+    comparison.results.mkdir(parents=True, exist_ok=True)
+    bench.write(lines, text, comparison.results)
+    searches = {"command": comparison.command, "searches": _tuning(comparison, work)}
+    weights.write_json(comparison.results / "tuning.json", searches)
+    print(text)
+    return lines
+
+
+def _tuning(comparison: Comparison, work: Path) -> list[dict[str, Any]]:
+    """Budget, ranges and winner of each search."""
+    found = []
+    for (init, row), search in comparison.searches(work).items():
+        there = search.finished()
+        if there is None:
+            raise UserError(f"the search of '{row}' with init '{init}' is not finished: run --stage tune.")
+        kept = {name: there[name] for name in ("budget", "ranges", "fixed", "winner")}
+        found.append({"row": row, "init": init, **kept, "options": there["trials"][there["winner"]]["options"]})
+    return found
+
+
+def figures(lines: Sequence[Mapping[str, Any]], rows: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    """A short table of these rows: mean accuracy and half the width of its t interval."""
+    head = ["method", *(f"{init}, {labels} per class" for init, labels in columns)]
+    return bench.markdown(head, [[row, *(_summary(lines, row, *column) for column in columns)] for row in rows])
+
+
+def _summary(lines: Sequence[Mapping[str, Any]], row: str, init: str, labels: int) -> str:
+    key = {"method": row, "init": init, "labels_per_class": labels}
+    found = [100 * line["accuracy"] for line in lines if key.items() <= line.items()]
+    if len(found) < 2:
+        return "–"
+    low, high = t_interval(found)
+    return f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
+
+
+def contrast(lines: Sequence[Mapping[str, Any]], a: str, b: str, init: str, labels: int) -> str:
+    """Row a minus row b in points, paired by seed: mean and t interval, uncorrected."""
+
+    def by_seed(row: str) -> dict[int, float]:
+        key = {"method": row, "init": init, "labels_per_class": labels}
+        return {line["seed"]: line["accuracy"] for line in lines if key.items() <= line.items()}
+
+    one, other = by_seed(a), by_seed(b)
+    common = sorted(one.keys() & other.keys())
+    if len(common) < 2:
+        return "–"
+    found = paired([one[seed] for seed in common], [other[seed] for seed in common])
+    low, high = (100 * bound for bound in found.t)
+    return f"{100 * found.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers <!-- name --> and <!-- /name --> in a file."""
+    before, rest = path.read_text().split(f"<!-- {name} -->")
+    after = rest.split(f"<!-- /{name} -->")[1]
+    weights.write_text(path, f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")

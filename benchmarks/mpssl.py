@@ -1,0 +1,114 @@
+"""The comparison that MP-SSL's headline is put to: every sampling, every baseline, and real unlabeled images."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comparison import HERE, README, Comparison, Row, between, contrast, figures, main
+
+from semisynth.recipes.bench import markdown
+from semisynth.recipes.config import method_class, method_options
+from semisynth.weights import read_json
+
+MAIN = ("supervised", "naive-fixmatch", "scr-uniform", "mpssl", "mpssl-plus", "fixmatch-real")
+ROWS = (
+    "supervised",
+    "naive-fixmatch",
+    "naive-uda",
+    "pssl",
+    "gda",
+    "mgr",
+    "scr-uniform",
+    "scr-long",
+    "gap-only",
+    "mpssl-no-gap",
+    "mpssl",
+    "mpssl-amortised",
+    "mpssl-letters",
+    "transport-only",
+    "mpssl-plus",
+    "fixmatch-real",
+    "uda-real",
+)
+COMPARISON = Comparison(
+    name="mpssl",
+    grid={
+        ("foundation", 1): ("100-119", ROWS),
+        ("foundation", 2): ("100-119", ROWS),
+        ("none", 1): ("100-119", MAIN),
+        ("none", 2): ("100-119", MAIN),
+        ("foundation", 4): ("100-109", MAIN),
+        ("foundation", 10): ("100-109", MAIN),
+        ("foundation", 25): ("100-109", MAIN),
+    },
+    configurations={"foundation": 16, "none": 8},
+    pivot="mpssl",
+    borrowed={
+        "scr-long": Row("scr-uniform", steps=3.0),  # the wall time of `mpssl`
+        "mpssl-amortised": Row("mpssl"),
+        "mpssl-letters": Row("mpssl"),
+    },
+)
+
+
+PAGE, COSTS = README.parent / "docs" / "mpssl.md", HERE / "results" / "hypergradient.json"
+COLUMNS = list(COMPARISON.grid)
+REAL = ("fixmatch-real", "uda-real")
+
+
+def write(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write the README's short table, and the parts of the page that are generated."""
+    told = f"Test accuracy in %, mean over seeds and its 95 % interval. Made by `{COMPARISON.command}`."
+    between(README, "mpssl", f"{figures(lines, MAIN, COLUMNS)}\n\n{told}")
+    between(PAGE, "ablation", f"{figures(lines, ROWS, COLUMNS)}\n\n{told}")
+    between(PAGE, "contrasts", contrasts(lines))
+    between(PAGE, "options", options())
+    between(PAGE, "cost", cost() if COSTS.exists() else "Not measured yet.")
+
+
+def contrasts(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the headline needs: both methods minus what they must beat, at the fewest labels."""
+    pairs = [
+        ("mpssl", "supervised"),
+        ("mpssl", "scr-uniform"),
+        ("mpssl", "scr-long"),
+        ("mpssl", "gap-only"),
+        ("mpssl", "mpssl-no-gap"),
+        ("mpssl-amortised", "mpssl"),
+        ("mpssl-letters", "mpssl"),
+        ("mpssl-plus", "supervised"),
+        ("mpssl-plus", "mpssl"),
+        ("mpssl-plus", "transport-only"),
+        *(("mpssl-plus", row) for row in REAL),
+    ]
+    columns = [column for column in COLUMNS if column[1] <= 2]
+    head = ["difference", *(f"{init}, {labels} per class" for init, labels in columns)]
+    return markdown(head, [[f"{a} - {b}", *(contrast(lines, a, b, *column) for column in columns)] for a, b in pairs])
+
+
+def options() -> str:
+    """The options of `mpssl` and of `transport`, from their docstrings and defaults."""
+    rows = []
+    for name in ("mpssl", "transport"):
+        listed = (inspect.getdoc(method_class(name)) or "").partition("Args:\n")[2]
+        told = dict(re.findall(r"^    (\w+): (.+?)(?=\n    \w|\Z)", listed, re.M | re.S))
+        for option, default in method_options(name).items():
+            rows.append([f"`{name}`", f"`{option}`", f"`{default}`", " ".join(told[option].split())])
+    return markdown(["method", "option", "default", "meaning"], rows)
+
+
+def cost() -> str:
+    """Time and memory of a full iteration over those of an SCR iteration."""
+    found = read_json(COSTS)
+    keys = {"network": "network", "precision": "precision", "variant": "iteration", "ratio": "time"}
+    keys |= {"interval": "95 % interval", "count": "in theory", "memory": "memory", "exact": "distance to the unroll"}
+    table = markdown(list(keys.values()), [[line.get(key, "") for key in keys] for line in found["results"]])
+    where = f"{found['environment']['device']}, commit {found['environment']['commit']}"
+    return f"{table}\n\nTime and memory over an SCR iteration's, in one run: `{found['command']}` ({where})."
+
+
+if __name__ == "__main__":
+    main(COMPARISON, write)
