@@ -61,5 +61,16 @@ def test_the_view_shifts_with_reflection_and_cuts_a_hole(reference, image):
     hole = np.asarray(reference.cutout(image.copy(), 0.25, 0.5, 0.0))
     assert (hole[12:20, :4] == 0).all() and hole[12:20, 4:].any(-1).mean() > 0.9
     assert np.array_equal(np.delete(hole, range(12, 20), 0), np.delete(np.asarray(image), range(12, 20), 0))
-    views = [reference.strong(image, random.Random(seed)) for seed in range(5)]
+    views = [reference.strong(image, random.Random(seed), reference.padded) for seed in range(5)]
     assert {view.size for view in views} == {(32, 32)} and len({view.tobytes() for view in views}) == 5
+
+
+@pytest.mark.parametrize(("right", "down"), [(3, -2), (-4, 4), (0, 0)])
+def test_both_ways_to_shift_are_the_weak_view(reference, image, right, down):
+    ours = ops.shift(tensor(image), torch.tensor([right]), torch.tensor([down]))
+    for shift in (reference.padded, reference.indexed):
+        for source in (image, image.convert("L")):
+            moved = shift(source, right, down)
+            assert moved.size == source.size and moved.mode == source.mode
+        assert torch.equal(tensor(shift(image, right, down)), ours)
+        assert np.array_equal(np.asarray(moved), np.asarray(reference.indexed(image.convert("L"), right, down)))
