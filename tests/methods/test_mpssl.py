@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +15,9 @@ from torch import Tensor, nn
 
 from semisynth import noise
 from semisynth.errors import UserError
-from semisynth.method import Batch, Losses, Method
-from semisynth.methods import GDA, MGR, MPSSL, PSSL, SCR, UDA, Entropy, FixMatch, MeanTeacher, Transport
+from semisynth.method import Batch, Losses
+from semisynth.methods import MPSSL, SCR
 from semisynth.methods.mpssl import gap_loss
-from semisynth.methods.scr import consistency
 
 
 def mpssl(name: str = "cnn-group-silu", generator: str = "conditional", **options: Any) -> MPSSL:
@@ -125,27 +122,6 @@ def test_the_norms_of_ranks_are_those_of_one_process(monkeypatch: pytest.MonkeyP
 
 # ---- losses against loops --------------------------------------------------------------------------------------------
 
-FEATURES = {
-    "random": (zoo.normal(20, 5, 1.0, 0), zoo.normal(20, 5, 3.0, 1)),
-    "equal": (zoo.normal(4, 5, 1.0, 0), 7 * zoo.normal(4, 5, 1.0, 0)),
-    "opposite": (zoo.normal(4, 5, 1.0, 0), -zoo.normal(4, 5, 1.0, 0)),
-    "one image": (zoo.normal(1, 5, 1e-3, 0), zoo.normal(1, 5, 1e3, 1)),
-    "nothing": (torch.zeros(3, 5, dtype=torch.float64), zoo.normal(3, 5, 1.0, 1)),
-}
-
-
-def naive_consistency(strong: Tensor, weak: Tensor) -> float:
-    def one(a: list[float], b: list[float]) -> float:
-        norms = math.hypot(*a) * math.hypot(*b)
-        return 1 - (sum(p * q for p, q in zip(a, b, strict=True)) / norms if norms else 0.0)
-
-    return sum(map(one, strong.tolist(), weak.tolist())) / len(strong)
-
-
-@pytest.mark.parametrize("strong, weak", FEATURES.values(), ids=FEATURES)
-def test_consistency_is_that_of_a_loop(strong: Tensor, weak: Tensor) -> None:
-    assert consistency(strong, weak).item() == pytest.approx(naive_consistency(strong, weak), abs=1e-12)
-
 
 @pytest.mark.parametrize(
     "y_real, y_synthetic, value",
@@ -169,32 +145,6 @@ def test_gap_loss_is_that_of_a_loop(y_real: list[int], y_synthetic: list[int], v
 def test_gap_loss_of_equal_features_is_zero() -> None:
     real, y = zoo.normal(6, 5, 1.0, 0), torch.arange(6) % 3
     assert gap_loss(real, y, real.flip(0), y.flip(0), 3).item() == pytest.approx(0, abs=1e-24)
-
-
-@pytest.mark.parametrize("view", ["weak", "strong"])
-@pytest.mark.parametrize("m", [1, 7])
-def test_scr_is_that_of_a_loop(view: str, m: int) -> None:
-    model, data = zoo.network("wrn-group-leaky"), zoo.batch(5, m)
-    method = SCR(model, zoo.faint, zoo.mixed, weight=0.6, view=view)
-    losses = method.loss(data)
-    seen = {"weak": zoo.faint, "strong": zoo.mixed}[view]
-    # One image at a time, so that each cross-entropy and cosine is of its own image.
-    logits = [model(seen(x[None]))[0].tolist() for x in data.x]
-    supervised = map(zoo.cross_entropy, logits, data.y.tolist())
-    pairs = [(model.features(zoo.mixed(u[None])), model.features(zoo.faint(u[None]))) for u in data.u]
-    assert losses.terms["supervised"].item() == pytest.approx(sum(supervised) / 5, rel=1e-12)
-    expected = 0.6 * sum(naive_consistency(*pair) for pair in pairs) / m
-    assert losses.terms["consistency"].item() == pytest.approx(expected, rel=1e-11, abs=1e-12)
-
-
-def test_scr_s_target_is_constant() -> None:
-    model = zoo.network("cnn-group-silu")
-    data = zoo.batch(4, 5)
-    found = torch.autograd.grad(
-        SCR(model, zoo.faint, zoo.mixed).loss(data).terms["consistency"], list(model.features.parameters())
-    )
-    loss = consistency(model.features(zoo.mixed(data.u)), model.features(zoo.faint(data.u)).detach())
-    torch.testing.assert_close(found, torch.autograd.grad(loss, list(model.features.parameters())))
 
 
 def test_the_classifier_learns_from_samples_of_the_mapper_as_it_is() -> None:
@@ -272,38 +222,6 @@ def test_the_classifier_s_update_leaves_the_mapper_bitwise_as_it_was(name: str) 
     assert zoo.same(mapper, zoo.copies(method.mapper))
 
 
-def labeled_samples() -> tuple[Any, ...]:
-    return zoo.generator(), zoo.source(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC
-
-
-METHODS: dict[str, Callable[[nn.Module], Method]] = {
-    "fixmatch": lambda model: FixMatch(model, zoo.WEAK, zoo.STRONG),
-    "meanteacher": lambda model: MeanTeacher(model, zoo.WEAK, zoo.STRONG),
-    "uda": lambda model: UDA(model, zoo.WEAK, zoo.STRONG),
-    "entropy": lambda model: Entropy(model, zoo.WEAK, zoo.STRONG),
-    "mgr": lambda model: MGR(model, zoo.generator(), zoo.WEAK, zoo.STRONG, SYNTHETIC).double(),
-    "scr": lambda model: SCR(model, zoo.WEAK, zoo.STRONG),
-    "mpssl": lambda model: MPSSL(model, zoo.generator(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC).double(),
-    "pssl": lambda model: PSSL(model, zoo.generator(), zoo.source(), zoo.WEAK, zoo.STRONG, SYNTHETIC).double(),
-    "gda": lambda model: GDA(model, *labeled_samples()).double(),
-    "transport": lambda model: Transport(model, *labeled_samples()).double(),
-    "transport, not refined": lambda model: Transport(model, *labeled_samples(), refine=False).double(),
-}
-
-
-@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("name", ["cnn-batch-relu", "wrn-batch-leaky"])
-def test_running_statistics_count_the_classifier_s_own_update_once_a_step(
-    name: str, make: Callable[[nn.Module], Method]
-) -> None:
-    model = zoo.network(name)
-    method = make(model)
-    fit(method)
-    norms = [module for module in method.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms and {norm.num_batches_tracked.item() for norm in norms} == {4}
-    assert all(norm.track_running_stats for norm in norms)
-
-
 def test_the_updates_and_their_optimisers() -> None:
     method = mpssl(every=3, mapper_lr=2e-3)
     mapper, classifier = method.updates().values()
@@ -319,11 +237,6 @@ def test_options_out_of_their_range_are_refused(option: str) -> None:
     values = {"weight": 1.0, "inner_lr": 0.4, option: -1.0}
     with pytest.raises(UserError, match=rf"{option} is -1\.0"):
         MPSSL(zoo.network("cnn-group-silu"), zoo.generator(), zoo.WEAK, zoo.STRONG, zoo.CLASSES, SYNTHETIC, **values)
-
-
-def test_a_weight_of_scr_out_of_its_range_is_refused() -> None:
-    with pytest.raises(UserError, match=r"weight is -1\.0"):
-        SCR(zoo.network("cnn-group-silu"), zoo.WEAK, zoo.STRONG, weight=-1.0)
 
 
 def test_an_outer_problem_without_terms_is_refused() -> None:
