@@ -105,10 +105,12 @@ def main(comparison: Comparison, finish: Callable[[list[dict[str, Any]]], None] 
         options = _parse(comparison)
         if options.stage in ("tune", "all"):
             _tune(comparison, options)
+        failures: Mapping[Path, Exception] = {}
         if options.stage in ("bench", "all"):
-            cells.require(cells.run(comparison.cells(options.work), options.workers, "bench"))
+            failures = cells.run(comparison.cells(options.work), options.workers, "bench")
         if options.stage in ("table", "bench", "all"):
             finish(_summarize(comparison, options.work))
+        cells.require(failures)  # what is finished is written first
         if options.json:
             print(json.dumps({"name": comparison.name, "stage": options.stage, "results": str(comparison.results)}))
     except UserError as error:
@@ -209,6 +211,9 @@ def contrast(lines: Sequence[Mapping[str, Any]], a: str, b: str, init: str, labe
 
 def between(path: Path, name: str, text: str) -> None:
     """Replace what stands between the markers <!-- name --> and <!-- /name --> in a file."""
-    before, rest = path.read_text().split(f"<!-- {name} -->")
-    after = rest.split(f"<!-- /{name} -->")[1]
-    weights.write_text(path, f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opened, rest = path.read_text().partition(first)
+    _, closed, after = rest.partition(last)
+    if not (opened and closed):
+        raise UserError(f"{path} lacks the markers {first} and {last}: put them where the text is to stand.")
+    weights.write_text(path, f"{before}{first}\n{text}\n{last}{after}")
