@@ -39,13 +39,13 @@ class Comparison:
     """Which rows are compared where.
 
     name: of the results; grid: by (init, labels per class) the seeds and the rows; configurations: of each search, by
-    init; borrowed: rows that take another one's tuned options; pivot: contrasted with every row.
+    init; borrowed: rows that take another one's tuned options; pivots: each is contrasted with every row.
     """
 
     name: str
     grid: Mapping[tuple[str, int], tuple[str, Sequence[str]]]
     configurations: Mapping[str, int]
-    pivot: str
+    pivots: Sequence[str]
     borrowed: Mapping[str, Row] = field(default_factory=dict)
     tuning_seeds: str = "0-1"
 
@@ -99,8 +99,11 @@ class Comparison:
         )
 
 
-def main(comparison: Comparison, finish: Callable[[list[dict[str, Any]]], None] = lambda lines: None) -> None:
-    """Run the stages asked for on the command line; `finish` writes more from the lines of the results."""
+Finish = Callable[[list[dict[str, Any]], str], None]
+
+
+def main(comparison: Comparison, finish: Finish = lambda lines, note: None) -> None:
+    """Run the stages asked for on the command line; `finish` writes more from the lines of the results, and a note."""
     try:
         options = _parse(comparison)
         if options.stage in ("tune", "all"):
@@ -109,7 +112,7 @@ def main(comparison: Comparison, finish: Callable[[list[dict[str, Any]]], None] 
         if options.stage in ("bench", "all"):
             failures = cells.run(comparison.cells(options.work), options.workers, "bench")
         if options.stage in ("table", "bench", "all"):
-            finish(_summarize(comparison, options.work))
+            finish(*_summarize(comparison, options.work))
         cells.require(failures)  # what is finished is written first
         if options.json:
             print(json.dumps({"name": comparison.name, "stage": options.stage, "results": str(comparison.results)}))
@@ -146,24 +149,25 @@ def _tune(comparison: Comparison, options: argparse.Namespace) -> None:
         search.conclude(failures)
 
 
-def _summarize(comparison: Comparison, work: Path) -> list[dict[str, Any]]:
-    """Write the committed files from the cells that are finished, and say how many are not."""
+def _summarize(comparison: Comparison, work: Path) -> tuple[list[dict[str, Any]], str]:
+    """Write the committed files from the cells that are finished; returns their lines, and a note if some are not."""
     planned = comparison.cells(work)
     lines = bench.results(cell for cell in planned if (cell.path / "result.json").exists())
     missing = len(planned) - len(lines)
     budget = ", ".join(f"{count} configurations with init {init}" for init, count in comparison.configurations.items())
-    text = bench.table(lines, comparison.command, pivot=comparison.pivot) + (
+    text = bench.table(lines, comparison.command, pivots=comparison.pivots) + (
         f"- tuning: of every row alike, at 2 labels per class, on seeds {comparison.tuning_seeds} and the validation "
         f"split, {budget}; ranges and winners are in tuning.json\n"
     )
     text += "".join(f"- {name}: the options tuned for {row.like}\n" for name, row in comparison.borrowed.items())
-    text += f"- **partial: {missing} of {len(planned)} runs are missing**\n" if missing else ""
+    note = f"**Partial: {missing} of {len(planned)} runs are missing.**" if missing else ""
+    text += f"- {note}\n" if note else ""
     comparison.results.mkdir(parents=True, exist_ok=True)
     bench.write(lines, text, comparison.results)
     searches = {"command": comparison.command, "searches": _tuning(comparison, work)}
     weights.write_json(comparison.results / "tuning.json", searches)
     print(text)
-    return lines
+    return lines, note
 
 
 def _tuning(comparison: Comparison, work: Path) -> list[dict[str, Any]]:

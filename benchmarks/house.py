@@ -14,7 +14,7 @@ COMPARISON = Comparison(
         ("foundation", 4): ("100-109", ROWS),
     },
     configurations={"foundation": 16, "none": 8},
-    pivot="mpssl",
+    pivots=("mpssl",),
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The unit is the plain SCR iteration: images sampled from the generator without g
 step. A full iteration has the mapper's update before it: gap, validation one classifier step ahead, the gradient
 through generator and mapper, Adam's step. Views, clipping, averages and all that the engine does are in both. All
 variants take turns in one process; the ratio is the median over the rounds, with its 95 % bootstrap interval. The norms
-of the mapper's two gradients at the images, which MP-SSL logs every tenth mapper update, are so left out.
+of the mapper's two gradients at the images, which MP-SSL logs at every tenth mapper update, are switched off.
 
     naive       the graph of the whole look-ahead step (`functional.look_ahead`), grad(outer, mapper)
     torchopt    the same by torchopt's MetaSGD, and higher by its differentiable SGD, where they are installed
@@ -198,6 +198,7 @@ def make(network: str, name: str, given: argparse.Namespace, device: torch.devic
         method.outer = Unrolled(*vars(method.outer).values(), variant.unroll)
     # Past the refusal of BatchNorm: frozen statistics are not written.
     object.__setattr__(method.outer, "shared", variant.shared)
+    object.__setattr__(method.outer, "_norms", lambda *_: {})
     nn.init.normal_(method.mapper.out.weight, std=0.1)  # at its zero start most of the mapper's gradients vanish
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:

@@ -4,6 +4,7 @@ One side is `Engine.fit` of FixMatch on a stream of uint8 images: batches, augme
 a bare loop over tensors of the same shapes: the network's forward pass on the unlabeled images without gradient,
 forward and backward pass on all images, and the step of SGD. Blocks of both take turns in one process, so that what
 else the machine does falls on both; an engine block is compared with the mean of the bare blocks before and after it.
+torch has `--threads` threads on both sides; the engine also gathers the next batch's bytes on a thread of its own.
 
 The default takes about three minutes on two cores, of which the WRN has most.
 """

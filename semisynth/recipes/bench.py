@@ -45,10 +45,10 @@ def bench(
     """
     planned = plan(base, list(dict.fromkeys(rows)), labels, seeds, out, tuned)
     cells.check(planned)
+    out.mkdir(parents=True, exist_ok=True)  # that it cannot be made is told before hours of training
     failures = cells.run(planned, workers, "bench")
     found = results(cell for cell in planned if cell.path not in failures)
-    text = table(found, command, pivot=pivot)
-    out.mkdir(parents=True, exist_ok=True)
+    text = table(found, command, pivots=() if pivot is None else (pivot,))
     write(found, text, out)
     cells.require(failures)
     return text
@@ -162,12 +162,12 @@ Pair = tuple[Key, Key]
 
 
 def table(
-    lines: Sequence[Line], command: str, references: Sequence[str] = ("supervised",), pivot: str | None = None
+    lines: Sequence[Line], command: str, references: Sequence[str] = ("supervised",), pivots: Sequence[str] = ()
 ) -> str:
     """The Markdown table of any merged results.
 
     Every row minus the first reference stands beside its accuracy; each further reference has a table of its own, and
-    so has the pivot, from which the others are taken. Each table is corrected by itself.
+    so has each pivot, from which the others are taken. Each table is corrected by itself.
     """
     groups = _groups(lines)
     first, *others = references
@@ -175,7 +175,7 @@ def table(
     for reference in others:
         pairs = {key: (key, (*key[:2], reference)) for key in groups}
         parts += [f"## Each row minus {reference}", _contrast_table(groups, pairs)]
-    if pivot is not None:
+    for pivot in pivots:
         pairs = {key: ((*key[:2], pivot), key) for key in groups}
         parts += [f"## {pivot} minus each row", _contrast_table(groups, pairs)]
     return "\n\n".join([*parts, NOTE, _origin(lines, command)]) + "\n"

@@ -80,14 +80,14 @@ def test_inits_and_label_counts_are_compared_within_themselves() -> None:
 
 def test_the_pivot_is_contrasted_with_every_other_row() -> None:
     text = bench.table(
-        [*LINES, *(line("close", 100 + s, a + 0.001 * s) for s, a in enumerate(BETTER))], "", pivot="mpssl"
+        [*LINES, *(line("close", 100 + s, a + 0.001 * s) for s, a in enumerate(BETTER))], "", pivots=("mpssl",)
     )
     rows = {row[2]: row for row in rows_of(text, "## mpssl minus each row")}
     assert rows.keys() == {"supervised", "mine", "close"}
     assert (rows["supervised"][4], rows["supervised"][-1]) == ("+9.4", "yes")
     assert rows["close"][-2:] == ["lower", "yes"]
     reverse = {
-        row[2]: row for row in rows_of(bench.table(LINES, "", pivot="supervised"), "## supervised minus each row")
+        row[2]: row for row in rows_of(bench.table(LINES, "", pivots=("supervised",)), "## supervised minus each row")
     }
     assert reverse["mpssl"][-2:] == ["lower", "not shown"]
 
@@ -105,7 +105,7 @@ def test_under_the_table_stand_its_limits_and_its_origin() -> None:
 
 
 def test_no_lines_no_rows() -> None:
-    assert rows_of(bench.table([], "none", pivot="mpssl"), "# Test accuracy") == []
+    assert rows_of(bench.table([], "none", pivots=("mpssl",)), "# Test accuracy") == []
 
 
 def test_the_plan_has_a_cell_for_each_row_label_count_and_seed() -> None:
@@ -142,6 +142,36 @@ def test_options_tuned_for_another_row_are_refused(tmp_path: Path) -> None:
         bench.plan(BASE, ["supervised"], [1], [0], Path("out"), tmp_path)
 
 
+WHOLE: dict[str, Any] = {
+    "test": {"accuracy": 0.5},
+    "validation": {"accuracy": 0.5, "loss": 1.0},
+    "seconds": 2,
+    "environment": {"commit": None, "device": "cpu: x"},
+}
+DAMAGED = {
+    "nothing": ({}, "'test.accuracy' is missing"),
+    "a number for a part": ({**WHOLE, "test": 3}, "'test.accuracy' is missing"),
+    "a part of a part": ({**WHOLE, "validation": {"accuracy": 0.5}}, "'validation.loss' is missing"),
+    "no number": ({**WHOLE, "validation": {"accuracy": "0.5", "loss": 1.0}}, "'validation.accuracy' has a wrong value"),
+    "no time": ({**WHOLE, "seconds": None}, "'seconds' has a wrong value"),
+    "no device": ({**WHOLE, "environment": {"commit": "abc"}}, "'environment.device' is missing"),
+    "no commit": ({**WHOLE, "environment": {"device": "cpu"}}, "'environment.commit' is missing"),
+}
+
+
+@pytest.mark.parametrize("content, told", DAMAGED.values(), ids=DAMAGED)
+def test_a_result_that_lacks_a_field_is_named(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+    (cell,) = bench.plan(BASE, ["supervised"], [1], [0], tmp_path)
+    cell.path.mkdir(parents=True)
+    weights.write_json(cell.path / "result.json", WHOLE)
+    assert bench.results([cell])[0]["accuracy"] == 0.5
+    weights.write_json(cell.path / "result.json", content)
+    with pytest.raises(UserError) as caught:
+        bench.results([cell])
+    remedy = "delete the file, and run the same command again."
+    assert str(caught.value) == f"{cell.path / 'result.json'}: {told}: {remedy}"
+
+
 def test_bench_from_the_command_line_checks_first_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +196,10 @@ def test_bench_from_the_command_line_checks_first_and_goes_on(
     assert (lines[0]["init"], lines[0]["steps"], lines[0]["share"]) == ("none", 1, None)
     assert main([*command, "2", "--momentum", "0.5"]) == 2
     assert "another configuration" in capsys.readouterr().err
+    damaged = out / "cells/supervised/2/100/result.json"
+    damaged.write_text("{}")
+    assert main([*command, "2"]) == 2
+    assert f"{damaged}: 'test.accuracy' is missing: delete the file" in capsys.readouterr().err
 
 
 def test_wrong_options_are_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
