@@ -9,6 +9,7 @@ import torch
 
 from semisynth.errors import UserError
 from semisynth.method import Average, External, Method, Update
+from semisynth.models.mapper import Mapper
 
 BACKEND = "inductor"
 
@@ -38,8 +39,10 @@ def networks(method: Method) -> Iterator[None]:
     A loss calls a classifier or its features, so both are; views and noise stay as they are. Each shape has its own
     code, so that it does not depend on what was run before.
     """
-    whole = [module for module in method.children() if not isinstance(module, External)]
-    parts = list(dict.fromkeys([*whole, *(part for module in whole for part in module.children())]))
+    # A mapper is small, draws noise, and reads the progress of the training, which each graph would hold constant.
+    whole = [module for module in method.children() if not isinstance(module, (External, Mapper))]
+    inner = [part for module in whole for part in module.children() if not isinstance(part, External)]
+    parts = list(dict.fromkeys([*whole, *inner]))
     for part in parts:
         # Of the instance: no name in the state changes, and a copy made before stays as it was.
         part.forward = torch.compile(part.forward, dynamic=False, backend=BACKEND)

@@ -22,7 +22,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "commit": commit(),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from semisynth import charts
@@ -16,8 +17,27 @@ from semisynth.sections import Colours, curve, first_with, fold, key, section, s
 from semisynth.weights import read_tensors
 
 NAME = "insight.safetensors"
-ALWAYS = ("angle", "images", "neighbours", "neighbour_classes", "effect", "error")
-CLOSENESS = [f"{space}/{of}" for space in ("pixels", "features") for of in ("labeled", "mapped", "uniform")]
+# Of each tensor the type, the sizes, and the least and the largest value. Sizes of one name agree; a name as the
+# largest value stands for numbers below that size. "groups" are the target classes of a mapper, and one for a finder.
+TENSORS: Mapping[str, tuple[torch.dtype, str, float, float | str]] = {
+    "angle": (torch.float32, "groups quantiles", 0, 180),
+    "mixture": (torch.float32, "groups many", 0, 1.001),  # a mean of shares, so rounded
+    "foundation": (torch.int64, "shown", 0, "many"),
+    "portraits": (torch.uint8, "shown c h w", 0, 255),
+    "top": (torch.int64, "groups top", 0, "many"),
+    "asked": (torch.int64, "n", 0, "groups"),
+    "images": (torch.uint8, "n c h w", 0, 255),
+    "neighbours": (torch.uint8, "n c h w", 0, 255),
+    "neighbour_classes": (torch.int64, "n", 0, "classes"),
+    "effect": (torch.float32, "n", -math.inf, math.inf),
+    "error": (torch.float32, "n", 0, math.inf),
+    **{
+        f"{space}/{of}": (torch.float32, size, 0, math.inf)
+        for space in ("pixels", "features")
+        for of, size in {"labeled": "labeled", "mapped": "n", "uniform": "n"}.items()
+    },
+}
+CONDITIONAL = {"mixture", "foundation", "portraits", "top"}  # they come together, of a generator that has classes
 PULLS = {"mapper/validation_gradient": "validation loss one step ahead", "mapper/gap_gradient": "gap"}
 SHOWN = 5  # images of the largest influence, on either side
 LONG = 20  # a table of more classes than this is folded
@@ -35,19 +55,38 @@ def _block(group: Group) -> str:
     run = first_with(group, NAME)
     if run is None:
         return _pulls(group)
-    found = _read(run.path / NAME)
-    classes = [*run.test.get("per_class", [])] or [str(i) for i in range(len(found["angle"]))]
+    names = [*run.test.get("per_class", [])]
+    found = _read(run.path / NAME, len(names))
+    classes = names or [str(i) for i in range(len(found["angle"]))]
     beside = f"<div>{_angles(found, classes)}{_pulls(group)}</div>"
     mapping = f'<div class="pairs">{_draws(found, classes)}{beside}</div>'
     return mapping + _influence(found, classes) + _closeness(found)
 
 
-def _read(file: Path) -> Found:
+def _read(file: Path, classes: int) -> Found:
+    """The tensors of the file; `UserError` names one that is missing or cannot be. classes: 0 if that is not known."""
     found = read_tensors(file)
-    lacking = [name for name in (*ALWAYS, *CLOSENESS) if name not in found]
-    if lacking:
-        raise UserError(f"{file}: '{lacking[0]}' is missing: repeat this run, or delete the file.")
+    optional = {"asked"} | (CONDITIONAL if CONDITIONAL.isdisjoint(found) else set())
+    known = {"quantiles": 5, "classes": classes, "groups": classes if "asked" in found else 1}
+    sizes = {name: size for name, size in known.items() if size}
+    for name in TENSORS:
+        if name not in found and name not in optional:
+            raise UserError(f"{file}: '{name}' is missing: repeat this run, or delete the file.")
+        if name in found and not _fits(found, name, sizes):
+            raise UserError(f"{file}: '{name}' has a wrong type, size or value: repeat this run, or delete the file.")
     return found
+
+
+def _fits(found: Found, name: str, sizes: dict[str, int]) -> bool:
+    """Whether this tensor is as `TENSORS` says; sizes that were not known are noted."""
+    x, (dtype, shape, low, high) = found[name], TENSORS[name]
+    if x.dtype != dtype or x.ndim != len(shape.split()) or not x.numel():
+        return False
+    if any(sizes.setdefault(size, length) != length for size, length in zip(shape.split(), x.shape, strict=True)):
+        return False
+    most = sizes.get(high, math.inf) - 1 if isinstance(high, str) else high
+    shown = name != "top" or bool(torch.isin(x, found["foundation"]).all())  # each has its portrait
+    return shown and bool(((x >= low) & (x <= most) & x.isfinite()).all())
 
 
 def _draws(found: Found, classes: Sequence[str]) -> str:

@@ -17,7 +17,10 @@ from semisynth.recipes.config import method_names
 from semisynth.recipes.materials import Materials
 
 # What torch's compiler warns of in its own code.
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in (".*is deprecated", "The .grad attribute")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in (".*is deprecated", "The .grad attribute", ".*should not be instantiated")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -82,11 +85,43 @@ def test_every_method_trains_compiled_as_eager_or_says_that_it_cannot(name, gene
     assert not any("forward" in vars(module) for module in method.modules())
 
 
+def test_a_graph_is_made_once_and_not_again_as_the_training_goes_on(generator, graphs):
+    config = tiny.config("mpssl", generator, {"look_ahead": False}, steps=4, compile=True)
+    materials, counts = Materials(config), []
+
+    def stream(step):
+        counts.append(len(graphs))
+        return materials.stream(step)
+
+    config.engine.fit(materials.method, stream, config.setting.steps)
+    assert counts[-1] == len(graphs) > 1
+
+
 def test_batch_statistics_are_those_of_eager(graphs):
     fields = {"model": "small-cnn-bn", "steps": 3}
     assert_near(
         train(tiny.config("fixmatch", **fields, compile=True))[0], train(tiny.config("fixmatch", **fields))[0], 1e-5
     )
+
+
+def test_the_networks_and_their_direct_parts_are_compiled_and_a_foreign_one_is_not(generator, graphs):
+    method = Materials(tiny.config("gda", generator)).method
+    foreign = [*method.generator.module.modules(), *method.reader.source.module.modules()]
+    with compiled.networks(method):
+        found = [module for module in (*method.modules(), *foreign) if "forward" in vars(module)]
+    assert found == [method.model, method.model.features, method.model.head, method.reader]
+
+
+def test_each_shape_has_its_own_code(graphs):
+    method = Materials(tiny.config("supervised")).method
+    with compiled.networks(method):
+        for n in (2, 3, 4, 5):
+            method.model(torch.rand(n, 1, 16, 16))
+    found = [
+        [tuple(node.meta["example_value"].shape) for node in graph.graph.nodes if node.name == "l_x_"]
+        for graph in graphs
+    ]
+    assert found == [[(n, 1, 16, 16)] for n in (2, 3, 4, 5)]
 
 
 def test_networks_are_given_back_when_a_fit_fails(graphs):

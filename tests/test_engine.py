@@ -18,7 +18,7 @@ import torch
 from tiny import Toy, slope
 from torch import nn
 
-from semisynth import noise
+from semisynth import allocator, noise
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.method import Average, Losses, Ready, Update
@@ -301,6 +301,18 @@ def test_the_evaluated_model_is_the_average_and_the_trained_one_trains():
     fit(with_(PLAIN, evaluate_every=1), method, 2, evaluate=lambda model: seen.append(model) or {})
     assert modes == [(True, True)] * 2
     assert seen[0] is seen[1] is not method.model and not seen[0].training
+
+
+def test_memory_that_steps_free_is_kept_from_the_first_step_on(monkeypatch):
+    seen = []
+
+    def watch(toy, batch):
+        seen.append(batch.step)
+        return slope(toy, batch)
+
+    monkeypatch.setattr(allocator, "keep", lambda: seen.append("kept"))
+    fit(PLAIN, Toy(main=watch), 2)
+    assert seen == ["kept", 0, 1]
 
 
 # ---- the log and the checkpoint ------------------------------------------------------------------------------------

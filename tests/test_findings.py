@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import made_up
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 from semisynth import charts, findings, runs
 from semisynth.errors import UserError
+
+UNCONDITIONAL = dict.fromkeys(("mixture", "top", "foundation", "portraits"))  # of a generator without classes
 
 
 def html(path: Path) -> str:
@@ -61,7 +65,8 @@ def test_at_most_so_many_images_stand_on_a_side(run: Path) -> None:
     many = {name: np.zeros((30, 1, 4, 4), np.uint8) for name in ("images", "neighbours")}
     numbers = {name: np.arange(30) % 2 for name in ("asked", "neighbour_classes")}
     effect, error = np.linspace(-1, -0.1, 30, dtype=np.float32), np.ones(30, np.float32)
-    made_up.insight(run, **many, **numbers, effect=effect, error=error)
+    near = {f"{space}/{of}": error for space in ("pixels", "features") for of in ("mapped", "uniform")}
+    made_up.insight(run, **many, **numbers, **near, effect=effect, error=error)
     assert text(run).count("± 1.00") == 5 and "They raise" not in text(run)
 
 
@@ -72,9 +77,13 @@ def test_copies_are_counted_against_the_labeled_images_own_distances(run: Path) 
     assert "nearest of 4 labeled images" in shown
 
 
+def test_as_near_as_is_not_nearer(run: Path) -> None:
+    made_up.insight(run, **{"pixels/labeled": floats(1, 2, 3, 4), "pixels/mapped": floats(1, 1, 2.5, 5)})
+    assert "pixels, smallest 1.000 0.0 % 100 % pixels, median 2.500 50 % 100 %" in text(run)
+
+
 def test_a_finder_has_angles_alone(run: Path) -> None:
-    nothing = dict.fromkeys(("mixture", "top", "foundation", "portraits", "asked"))
-    made_up.insight(run, **nothing, angle=np.array([[0, 0, 0, 0, 0]], np.float32))
+    made_up.insight(run, **UNCONDITIONAL, asked=None, angle=np.array([[0, 0, 0, 0, 0]], np.float32))
     shown = text(run)
     assert "draws on" not in shown and "asked for" not in shown and "all 0° " in shown
     assert 'alt="synthetic image"' in html(run)
@@ -88,6 +97,16 @@ def test_the_gradients_that_pull_the_mapper_are_one_chart(tmp_path: Path) -> Non
     assert labels == ["norm of the gradient, by step. At the end: validation loss one step ahead 0.2, gap 0.2"]
 
 
+def test_a_finished_run_is_shown_rather_than_one_that_is_not(tmp_path: Path) -> None:
+    for name, result, value in (("a", None, 0.5), ("b", made_up.result(), 0.2), ("c", None, 0.5)):
+        log = [{"step": i, "mapper/validation_gradient": value} for i in (1, 2)]
+        path = made_up.write(tmp_path / name, made_up.config(seed=ord(name)), result, log)
+        made_up.insight(path, effect=floats(0.001, -10 * value, 0.001, 0.001))
+    labels = re.findall('aria-label="(.*?)"', html(tmp_path))
+    assert "norm of the gradient, by step. At the end: validation loss one step ahead 0.2" in labels
+    assert "asked for ship ship −2.00" in text(tmp_path)
+
+
 def test_an_unfinished_run_has_numbers_for_classes(tmp_path: Path) -> None:
     made_up.insight(made_up.write(tmp_path / "a", made_up.config()))
     assert "asked for 1 1 −3.00" in text(tmp_path)
@@ -98,7 +117,7 @@ def test_many_settings_and_many_classes_are_folded(run: Path, tmp_path: Path) ->
     made_up.insight(made_up.write(tmp_path / "b", made_up.config(method="mgr"), made_up.result()))
     summaries = re.findall("<summary>(.*?)</summary>", html(tmp_path))
     assert summaries == [f"{name}, 2 labels per class, foundation" for name in ("mgr", "mpssl")]
-    many = {"angle": np.ones((21, 5), np.float32), "mixture": None}
+    many = {"angle": np.ones((21, 5), np.float32), **UNCONDITIONAL}
     made_up.insight(made_up.write(tmp_path / "c" / "d", made_up.config(method="new")), **many)
     assert "<summary>21 classes</summary>" in html(tmp_path / "c")
 
@@ -115,3 +134,64 @@ def test_a_damaged_study_is_named(run: Path) -> None:
     (run / "insight.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"insight\.safetensors is damaged"):
         html(run)
+
+
+@pytest.mark.parametrize(
+    "name", [*UNCONDITIONAL, "pixels/labeled", "features/uniform", "angle", "images", "neighbours"]
+)
+def test_a_study_that_lacks_a_tensor_is_named(run: Path, name: str) -> None:
+    made_up.insight(run, **{name: None})
+    with pytest.raises(UserError, match=f"'{name}' is missing: repeat this run, or delete the file"):
+        html(run)
+
+
+def floats(*values: float, like: tuple[int, ...] = (-1,)) -> np.ndarray:
+    return np.array(values, np.float32).reshape(like)
+
+
+ALTERED = {
+    "effect that is no number": {"effect": floats(0.1, math.nan, 0.1, 0.1)},
+    "infinite effect": {"effect": floats(0.1, -math.inf, 0.1, 0.1)},
+    "empty effect": {"effect": floats()},
+    "whole numbers as effect": {"effect": np.arange(4)},
+    "negative error": {"error": floats(0.1, -0.1, 0.1, 0.1)},
+    "angle that is no number": {"angle": floats(*[math.nan] * 10, like=(2, 5))},
+    "angle of one dimension": {"angle": floats(0, 10, 20, 30, 40)},
+    "angle of four quantiles": {"angle": floats(*[10] * 8, like=(2, 4))},
+    "angle over 180": {"angle": floats(*[181] * 10, like=(2, 5))},
+    "angle of other classes": {"angle": floats(*[10] * 15, like=(3, 5))},
+    "mixture of fewer rows": {"mixture": floats(0.7, 0.2, 0.1, like=(1, 3))},
+    "mixture over 1": {"mixture": floats(0.7, 2, 0.1, 0.1, 0.1, 0.1, like=(2, 3))},
+    "top beyond the mixture": {"top": np.array([[0, 1], [2, 3]])},
+    "top without a portrait": {"foundation": np.array([0, 2, 2]), "name": "top"},
+    "foundation beyond the mixture": {"foundation": np.array([0, 1, 3])},
+    "too few portraits": {"portraits": np.zeros((2, 1, 4, 4), np.uint8)},
+    "floats as portraits": {"portraits": np.zeros((3, 1, 4, 4), np.float32)},
+    "images shorter than effect": {"images": np.zeros((3, 1, 4, 4), np.uint8)},
+    "images of no pixels": {"images": np.zeros((4, 1, 0, 4), np.uint8)},
+    "neighbours of another size": {"neighbours": np.zeros((4, 1, 4, 5), np.uint8)},
+    "asked beyond the classes": {"asked": np.array([0, 1, 2, 1])},
+    "asked below 0": {"asked": np.array([0, 1, -3, 1])},
+    "neighbour beyond the classes": {"neighbour_classes": np.array([0, 1, 2, 1])},
+    "neighbour below 0": {"neighbour_classes": np.array([0, 1, -3, 1])},
+    "empty distances": {"pixels/labeled": floats()},
+    "distance that is no number": {"features/labeled": floats(1, math.nan)},
+    "negative distance": {"features/mapped": floats(1, 1, 1, -1)},
+    "distances of fewer images": {"pixels/uniform": floats(1, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED.values(), ids=ALTERED)
+def test_an_altered_study_is_named(run: Path, altered: dict[str, Any]) -> None:
+    arrays = {name: value for name, value in altered.items() if name != "name"}
+    made_up.insight(run, **arrays)
+    name = altered.get("name", *arrays)
+    with pytest.raises(UserError, match=rf"insight\.safetensors: '{name}' has a wrong type, size or value: repeat"):
+        html(run)
+
+
+def test_an_altered_study_of_an_unfinished_run_is_named(tmp_path: Path) -> None:
+    path = made_up.write(tmp_path / "a", made_up.config())
+    made_up.insight(path, asked=np.array([0, 1, 2, 1]))
+    with pytest.raises(UserError, match="'asked' has a wrong type, size or value"):
+        html(path)

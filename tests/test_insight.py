@@ -12,7 +12,7 @@ import zoo
 from torch import Tensor, nn
 
 from semisynth import distributed, insight, noise
-from semisynth.generators.protocol import draw
+from semisynth.generators.protocol import draw, sample
 from semisynth.method import Batch
 from semisynth.methods import MGR, MPSSL, Transport
 from semisynth.models.mapper import Mapper
@@ -235,6 +235,35 @@ def test_each_image_stands_beside_the_labeled_one_with_the_nearest_features(name
         )
     assert found["images"].equal(insight.pixels(s))
     assert ("asked" in found) == (name != "mgr") and ("asked" not in found or found["asked"].equal(y))
+
+
+def test_the_uniform_images_are_drawn_from_the_generator_and_compared_beside_the_mapped_ones() -> None:
+    model, generator, batch, s = zoo.network("cnn-group-relu"), zoo.generator(), zoo.batch(6), zoo.batch(N, step=1).x
+    step = insight.Step(model, zoo.faint, lambda s, rows: model.features(s).sum(1), RATE)
+    with noise.seeded(*SEED):
+        found = insight.study(step, generator, s, batch)
+    with noise.seeded(*SEED):
+        sets = {"labeled": batch.x, "mapped": s, "uniform": sample(generator, N, batch.x)}
+    for space, of in {"pixels": nn.Identity(), "features": model.features}.items():
+        for name, expected in insight.closeness({name: of(x) for name, x in sets.items()}).items():
+            torch.testing.assert_close(found[f"{space}/{name}"], expected)
+
+
+def test_the_angle_of_the_finder_is_that_between_its_latents_and_where_it_leads_them() -> None:
+    made, batch = method("mgr"), zoo.batch(6)
+    assert isinstance(made, MGR)
+    with noise.seeded(*SEED):
+        z, _ = draw(made.generator.module, N, batch.x)
+    found = study(made, batch)["angle"]
+    torch.testing.assert_close(found, insight.turns(z, made.mapper(z).detach()))
+    assert found.min() > 0.1
+
+
+def test_pixels_are_rounded_and_kept_in_their_range() -> None:
+    values = torch.tensor([-1.0, 0.4, 0.6, 1.0, 99.7, 254.6, 255.0, 300.0]) / 255
+    assert insight.pixels(values).tolist() == [0, 0, 1, 1, 100, 255, 255, 255]
+    every = torch.arange(256, dtype=torch.uint8)
+    assert insight.pixels(every.float() / 255).equal(every)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -102,6 +102,20 @@ def test_samples_stand_side_by_side_with_alt_texts(tmp_path: Path) -> None:
     assert "uniform classes" in alts[0] and "mapper" in alts[1]
 
 
+def test_samples_are_of_the_first_finished_run_if_one_has_them(tmp_path: Path) -> None:
+    runs_of = {"a": None, "b": made_up.result(), "c": made_up.result(), "d": None}
+    for seed, (name, result) in enumerate(runs_of.items()):
+        made_up.write(tmp_path / name, made_up.config(seed), result, images=1)
+    ((group,), _), name = load(tmp_path), "samples.safetensors"
+    chosen = []
+    for last in ("b", "c", "a", "d"):
+        run = sections.first_with(group, name)
+        assert run is not None
+        chosen.append(run.path.name)
+        (tmp_path / last / name).unlink()
+    assert chosen == ["b", "c", "a", "d"] and sections.first_with(group, name) is None
+
+
 def test_damaged_samples_are_named(tmp_path: Path) -> None:
     path = made_up.write(tmp_path / "a", made_up.config(), made_up.result(), images=2)
     (path / "samples.safetensors").write_bytes(b"nonsense")

@@ -165,7 +165,17 @@ def test_autocast_is_as_without(name: str) -> None:
         assert found.dtype == one.dtype and (found - one).norm() <= 0.1 * one.norm()
 
 
-def test_what_is_called_outside_is_torch_s_own() -> None:
+OURS = {
+    "convolution": (nn.Conv2d(4, 3, 3), "ConvolutionBackward"),
+    "group norm": (nn.GroupNorm(2, 4), "GroupNormBackward"),
+    "batch norm by given statistics": (nn.BatchNorm2d(4).eval(), "AddcmulBackward0"),
+    "rectifier": (nn.ReLU(), "RectifierBackward"),
+    "leaky rectifier": (nn.LeakyReLU(), "RectifierBackward"),
+}
+
+
+@pytest.mark.parametrize("layer, name", OURS.values(), ids=OURS)
+def test_layers_are_replaced_and_what_is_called_outside_is_torch_s_own(layer: nn.Module, name: str) -> None:
     x = tensor(*X)
-    assert "Rectifier" in type(twice(F.relu)(x).grad_fn).__name__
-    assert type(F.relu(x).grad_fn).__name__ == "ReluBackward0"
+    layer.double()
+    assert type(twice(layer)(x).grad_fn).__name__ == name != type(layer(x).grad_fn).__name__

@@ -15,7 +15,6 @@ from semisynth import generators, noise
 from semisynth.data import glyphs, splits
 from semisynth.errors import UserError, choose
 
-SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 EACH = (20, 10, 360)  # images of a class in the test, validation and pool of a set that is made here
 
 
@@ -55,7 +54,7 @@ class Dataset:
 @functools.cache
 def load(name: str) -> Dataset:
     """The set of this name, built once per process: built in, or generator:NAME; an unknown one raises `UserError`."""
-    if name.startswith(SAMPLES):
+    if name.startswith(generators.SAMPLES):
         return _samples(name)
     return BUILT_IN[choose(name, BUILT_IN, "data set")]()
 
@@ -79,7 +78,7 @@ def _glyphs() -> Dataset:
 
 def _samples(name: str) -> Dataset:
     """390 samples of each class of a generator, the same ones whenever they are made; classes are called by number."""
-    generator = generators.load(name.removeprefix(SAMPLES))
+    generator = generators.load(name.removeprefix(generators.SAMPLES))
     if not generator.classes:
         raise UserError(f"--data {name}: that generator has no classes, so its samples have no labels.")
     y = torch.arange(generator.classes).repeat(sum(EACH))

@@ -34,7 +34,7 @@ def draw_labels(y: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     Raises `UserError` if `per_class` is below 1 or above the size of the smallest class.
     """
     if per_class < 1:
-        raise UserError(f"labels_per_class is {per_class}: give at least 1.")
+        raise UserError(f"labels_per_class is {per_class}: give at least 1, or 0 for all.")
     members = _shuffled_classes(y, "labels", seed)
     smallest = min(range(len(members)), key=lambda c: len(members[c]))
     if per_class > len(members[smallest]):

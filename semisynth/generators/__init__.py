@@ -12,6 +12,7 @@ from semisynth.generators.protocol import sample as sample
 from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("glyphs", "letters")
+SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
 
 def load(name: str) -> Generator:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semisynth import models
 from semisynth.errors import UserError
 from semisynth.functional import class_means
-from semisynth.generators import NAMES
+from semisynth.generators import NAMES, SAMPLES
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
 from semisynth.weights import SHIPPED, load_into, read_json
@@ -42,6 +42,10 @@ class Reader(nn.Module):
 
     def __init__(self, source: nn.Module, classes: int, foundation: int) -> None:
         super().__init__()
+        if not foundation:
+            raise UserError(
+                "the generator has no classes that a source classifier could read: choose a method without."
+            )
         self.source = External(source)
         self.register_buffer("transport", torch.full((classes, foundation), 1 / foundation))
         self.register_buffer("count", torch.zeros(classes))
@@ -58,8 +62,8 @@ class Reader(nn.Module):
 def load(run: str | None, name: str, generator: Permuted, shape: tuple[int, int, int]) -> Source:
     """The source classifier in the directory `run` or, if that is None, the one that ships with generator `name`.
 
-    shape: of the generator's images. Raises `UserError` when none ships for this generator, or the run is of other
-    classes or images.
+    shape: of the generator's images. Raises `UserError` when none ships for this generator, or the run is of another
+    generator's samples, of other classes or images.
     """
     make = f"make one with: semisynth fit --method supervised --data generator:{name} --out DIR, and give --source DIR."
     if run is None and name not in NAMES:
@@ -70,6 +74,16 @@ def load(run: str | None, name: str, generator: Permuted, shape: tuple[int, int,
     if result.get("task") != "classify" or found != wanted:
         told = f"a {result.get('task')} run of {found[0]} classes, images {found[1]}"
         raise UserError(f"--source {path} is {told}; generator '{name}' has {wanted[0]}, images {wanted[1]}: {make}")
+    if not _same(config.get("data", ""), f"{SAMPLES}{name}"):
+        # As many classes in another order would be read without a word.
+        raise UserError(f"--source {path} was trained on --data {config.get('data')}, not on this generator: {make}")
     classifier = models.build(config.get("model", ""), shape[0], generator.classes)
     load_into(classifier, path / "model.safetensors")
     return Source(classifier, generator.get_buffer("order"))
+
+
+def _same(data: str, wanted: str) -> bool:
+    """Whether both name the samples of one generator, perhaps by other paths to its directory."""
+    names = [name.removeprefix(SAMPLES) for name in (data, wanted)]
+    alike = names[0] == names[1] or Path(names[0]).resolve() == Path(names[1]).resolve()
+    return data.startswith(SAMPLES) and alike

@@ -217,6 +217,8 @@ class MPSSL(Method):
         self.problem = Inner(model, weak, strong, labeled_view(view, weak, strong), weight)
         self.latents = Latents(self.generator, self.mapper, classes, synthetic)
         few = distributed.share(meta, "meta") if meta else None
+        if few is not None and few > synthetic:
+            raise UserError(f"meta is {meta}, more than the classifier's own samples: give fewer, or leave it out.")
         self.outer = Outer(self.problem, self.latents, gap, look_ahead, inner_lr, every, shared, few)
         self.mapper_lr = mapper_lr
 

@@ -4,7 +4,8 @@ MP-SSL (`mpssl`) asks the generator for samples of each target class and then fo
 none. Here the samples are used with it. A source classifier reads the labeled images as the generator's classes, and
 its mean posterior over a target class is the mixture of foundation classes that stands for this class: the mapper's
 prior. The meta-gradient refines it. Each sample is also an example of its class, as far as the classifier agrees.
-Nothing of this is in a paper; the reading is P-SSL's (arXiv 2204.12833), the rest of the machinery MP-SSL's.
+Nothing of this is in a paper; the reading is P-SSL's (arXiv 2204.12833), the rest of the machinery MP-SSL's. A reading
+counts from the step after it: the first step's samples are of uniformly drawn foundation classes.
 """
 
 from __future__ import annotations

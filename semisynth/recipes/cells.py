@@ -26,6 +26,16 @@ from semisynth.log import console
 from semisynth.recipes import single
 from semisynth.recipes.config import Config
 from semisynth.recipes.materials import Materials
+from semisynth.runs import flatten
+
+NEEDED: Mapping[str, Any] = {  # of a result, by `tune` and `bench`
+    "test.accuracy": int | float,
+    "validation.accuracy": int | float,
+    "validation.loss": int | float,
+    "seconds": int | float,
+    "environment.commit": str | None,
+    "environment.device": str,
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,15 @@ class Cell:
     config: Config
 
     def result(self) -> dict[str, Any]:
-        """What the finished run wrote."""
-        return weights.read_json(self.path / "result.json")
+        """What the finished run wrote; `UserError` where it lacks what a search or a table is made of."""
+        file = self.path / "result.json"
+        found = weights.read_json(file)
+        flat = flatten(found)
+        for name, kind in NEEDED.items():
+            if name not in flat or not isinstance(flat[name], kind):
+                problem = "has a wrong value" if name in flat else "is missing"
+                raise UserError(f"{file}: '{name}' {problem}: delete the file, and run the same command again.")
+        return found
 
 
 def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Path, Exception]:

@@ -63,7 +63,8 @@ class Materials:
         for given, default, fields in unread:
             for field in fields:
                 if getattr(given, field) != getattr(default, field):
-                    raise UserError(f"method '{name}' does not read {field}: leave it out; it has options of its own.")
+                    own = "" if field == "source" else "; it has options of its own"
+                    raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
 
     def _draw(self, pool: Images, per_class: int, seed: int) -> tuple[Images, Images]:
         if per_class == 0:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hypergradient.py"
 
@@ -31,3 +34,17 @@ def test_every_variant_is_exact_and_counted(network, tmp_path):
     assert counts == {"SCR": 1.0, "naive": 3.29, "shared": 2.29, "amortised": 1.32}
     for package in ("torchopt", "higher"):
         assert (("float32", package) in lines) != (f"{package}: not installed" in done.stdout)
+
+
+def test_a_period_of_steps_counts_as_that_many(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    benchmark, cpu = importlib.import_module("hypergradient"), torch.device("cpu")
+    monkeypatch.setattr(benchmark, "period", lambda *_: lambda: None)
+    monkeypatch.setattr(benchmark, "timed", lambda *_: 8.0)
+    monkeypatch.setattr(benchmark, "peak", lambda *_: 2**20)
+    given = SimpleNamespace(batch=4, repeats=3)
+    lines = benchmark.measure("small-cnn", "float32", dict.fromkeys(benchmark.VARIANTS), given, cpu)
+    found = {line["variant"]: (line["ratio"], line["interval"], line["ms"], line["blocks"]) for line in lines}
+    amortised = found.pop("amortised")
+    assert benchmark.PERIOD == 4 and amortised == (0.25, [0.25, 0.25], 2000.0, 3)
+    assert all(value == (1.0, [1.0, 1.0], 8000.0, 3) for value in found.values())

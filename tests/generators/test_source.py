@@ -105,10 +105,16 @@ def test_ranks_read_what_one_process_reads(monkeypatch: pytest.MonkeyPatch) -> N
 # ---- where it comes from --------------------------------------------------------------------------------------------
 
 
-def run(path: Path, classes: int = 3, shape: tuple[int, int, int] = SHAPE, task: str = "classify") -> str:
+def run(
+    path: Path,
+    classes: int = 3,
+    shape: tuple[int, int, int] = SHAPE,
+    task: str = "classify",
+    data: str = "generator:mine",
+) -> str:
     """The directory of a run of that kind."""
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"model": "small-cnn"}))
+    (path / "config.json").write_text(json.dumps({"model": "small-cnn", "data": data}))
     (path / "result.json").write_text(json.dumps({"task": task, "classes": classes, "shape": shape}))
     save_file(small_cnn(shape[0], classes).state_dict(), path / "model.safetensors")
     return str(path)
@@ -167,6 +173,26 @@ def test_a_source_of_another_kind_is_refused(fields: dict[str, object], told: st
     assert str(error.value) == f"--source {path} is {told}; {wanted}: {REMEDY.format('mine')}"
 
 
+@pytest.mark.parametrize("data", ["glyphs", "mine", "generator:another"])
+def test_a_source_of_other_samples_is_refused(data: str, tmp_path: Path) -> None:
+    path = run(tmp_path / "run", data=data)
+    with pytest.raises(UserError) as error:
+        source.load(path, "mine", wants(), SHAPE)
+    told = f"--source {path} was trained on --data {data}, not on this generator: {REMEDY.format('mine')}"
+    assert str(error.value) == told
+
+
+def test_a_generator_may_be_named_by_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run(tmp_path / "run", data=f"generator:{tmp_path}/mine")
+    monkeypatch.chdir(tmp_path)
+    assert source.load(path, "mine", wants(), SHAPE)(torch.rand(1, *SHAPE)).shape == (1, 3)
+
+
+def test_a_generator_without_classes_has_nothing_to_read() -> None:
+    with pytest.raises(UserError, match="no classes that a source classifier could read"):
+        Reader(zoo.Reader(D), 4, 0)
+
+
 def test_what_is_no_run_is_told_by_its_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere/config\.json does not exist"):
         source.load(str(tmp_path / "nowhere"), "mine", wants(), SHAPE)
@@ -174,6 +200,6 @@ def test_what_is_no_run_is_told_by_its_file(tmp_path: Path) -> None:
     (path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
         source.load(str(path), "mine", wants(), SHAPE)
-    (path / "config.json").write_text("{}")
+    (path / "config.json").write_text('{"data": "generator:mine"}')
     with pytest.raises(UserError, match="unknown model ''"):
         source.load(str(path), "mine", wants(), SHAPE)

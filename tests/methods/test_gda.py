@@ -25,15 +25,20 @@ def gda(name: str = "cnn-group-silu", **options: Any) -> GDA:
     return GDA(*parts, **options).double()
 
 
-def most_read(method: GDA, batches: list[Batch]) -> list[int]:
-    """By target class: the foundation class of the largest mean posterior, over images and then over batches."""
+def read(method: GDA, batches: list[Batch]) -> list[list[float]]:
+    """By target class: the mean posterior in weak views, over images and then over batches."""
     sums = [[0.0] * zoo.FOUNDATION for _ in range(zoo.CLASSES)]
     for batch in batches:
         for image, label in zip(batch.x, batch.y.tolist(), strict=True):
             share = 1 / batch.y.tolist().count(label)
-            read = zoo.softmax(method.reader.source(zoo.faint(image[None]))[0].tolist())
-            sums[label] = [total + share * p for total, p in zip(sums[label], read, strict=True)]
-    return [row.index(max(row)) for row in sums]
+            posterior = zoo.softmax(method.reader.source(zoo.faint(image[None]))[0].tolist())
+            sums[label] = [total + share * p for total, p in zip(sums[label], posterior, strict=True)]
+    return [[total / len(batches) for total in row] for row in sums]
+
+
+def most_read(method: GDA, batches: list[Batch]) -> list[int]:
+    """By target class: the foundation class of the largest mean posterior."""
+    return [row.index(max(row)) for row in read(method, batches)]
 
 
 def apart(method: GDA, data: Batch) -> None:
@@ -52,8 +57,9 @@ def test_losses_are_those_of_a_loop(view: str) -> None:
     apart(method, data)
     with noise.seeded(*SEED):
         losses = method.loss(data)
-    asked = most_read(method, [data])
+    asked, reading = most_read(method, [data]), torch.tensor(read(method, [data]), dtype=torch.float64)
     assert asked == [2, 0, 1]
+    torch.testing.assert_close(losses.memory["reader.transport"], reading)
     with noise.seeded(*SEED):
         y, z = noise.integers(zoo.CLASSES, SYNTHETIC), noise.normal(SYNTHETIC, zoo.LATENT, like=data.x)
     assert len(y.unique()) == 3

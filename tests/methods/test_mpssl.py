@@ -280,6 +280,8 @@ def test_what_cannot_go_with_a_meta_batch_is_refused() -> None:
         mpssl(meta=4, shared=True)
     with pytest.raises(UserError, match="meta"):
         mpssl(meta=-1)
+    with pytest.raises(UserError, match=f"meta is {SYNTHETIC + 1}, more than the classifier's own samples"):
+        mpssl(meta=SYNTHETIC + 1)
 
 
 def test_the_temperature_follows_the_training() -> None:

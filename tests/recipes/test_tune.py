@@ -34,8 +34,9 @@ def pretend(search: Search, validation: Mapping[int, Mapping[int, tuple[float, f
         for cell in search.of(number):
             accuracy, loss = by_seed[cell.config.engine.seed]
             cell.path.mkdir(parents=True)
-            found = {"validation": {"accuracy": accuracy, "loss": loss}, "test": {"accuracy": 1 - accuracy}}
-            weights.write_json(cell.path / "result.json", found)
+            measured = {"validation": {"accuracy": accuracy, "loss": loss}, "test": {"accuracy": 1 - accuracy}}
+            facts = {"seconds": 1.0, "environment": {"commit": None, "device": "cpu: x"}}
+            weights.write_json(cell.path / "result.json", measured | facts)
 
 
 def test_draws_are_a_pure_function_of_their_names_within_the_range() -> None:
@@ -106,6 +107,16 @@ def test_other_failures_end_the_search_unfinished(tmp_path: Path) -> None:
         search.conclude({search.of(0)[0].path: UserError("checkpoint.pt cannot be written: make room")})
     with pytest.raises(UserError, match="2 cells failed"):
         search.conclude({search.of(number)[0].path: Diverged("not finite") for number in range(2)})
+    assert search.finished() is None
+
+
+def test_a_result_without_what_was_measured_is_named(tmp_path: Path) -> None:
+    search = searching(tmp_path, 2, (0,))
+    pretend(search, {0: {0: (0.5, 1.0)}, 1: {0: (0.6, 1.0)}})
+    (search.of(1)[0].path / "result.json").write_text("{}")
+    told = r"cells/01/0/result\.json: 'test\.accuracy' is missing: delete the file, and run the same command again"
+    with pytest.raises(UserError, match=told):
+        search.conclude({})
     assert search.finished() is None
 
 
