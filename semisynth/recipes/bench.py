@@ -44,7 +44,7 @@ def bench(
     If cells fail, the files hold the others, and a `UserError` names them.
     """
     planned = plan(base, list(dict.fromkeys(rows)), labels, seeds, out, tuned)
-    cells.check(planned)
+    cells.check(planned, workers)
     out.mkdir(parents=True, exist_ok=True)  # that it cannot be made is told before hours of training
     failures = cells.run(planned, workers, "bench")
     found = results(cell for cell in planned if cell.path not in failures)

@@ -64,8 +64,7 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     threads round in another order, so a result would depend on it. Raises `UserError`, before any cell starts, when
     one holds another configuration.
     """
-    if workers < 1:
-        raise UserError(f"--workers is {workers}: give at least 1.")
+    _require_workers(workers)
     missing = [cell for cell in cells if single.finished(cell.config, cell.path) is None]
     failures: dict[Path, Exception] = {}
     if not missing:
@@ -79,8 +78,9 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     return failures
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(cells: Sequence[Cell], workers: int = 1) -> None:
     """Build what the first seed of each setting names: a mistake is told before anything is written or trained."""
+    _require_workers(workers)
     for cell in {cell.path.parent: cell for cell in reversed(cells)}.values():
         if not (cell.path / "result.json").exists():
             Materials(cell.config)
@@ -128,6 +128,11 @@ def _error(future: Future[None]) -> Exception | None:
         console.print("".join(traceback.format_exception(error)), markup=False, highlight=False)
         return error
     return None
+
+
+def _require_workers(workers: int) -> None:
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: give at least 1.")
 
 
 @contextmanager
