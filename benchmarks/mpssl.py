@@ -59,7 +59,7 @@ COMPARISON = Comparison(
 
 
 PAGE, COSTS = README.parent / "docs" / "mpssl.md", HERE / "results" / "hypergradient.json"
-COLUMNS = list(COMPARISON.grid)
+COLUMNS = sorted(COMPARISON.grid)
 REAL = ("fixmatch-real", "fixmatch-real-long", "uda-real")
 
 

@@ -134,13 +134,36 @@ def test_write_fills_in_what_stands_between_the_markers_and_no_more(mpssl, note)
 
 
 def test_costs_are_written_once_they_are_measured(mpssl):
-    measured = {"network": "small-cnn", "precision": "float32", "variant": "shared", "ratio": 2.34, "memory": 1.9}
+    ratios = {"SCR": (1.0, 1.0), "naive": (3.456, 2.5), "shared": (2.346, 1.9)}
+    measured = [
+        {
+            "network": "small-cnn",
+            "precision": precision,
+            "variant": name,
+            "ratio": ratio,
+            "memory": memory,
+            "count": 2.29,
+        }
+        for precision in ("float32", "bf16")
+        for name, (ratio, memory) in ratios.items()
+    ]
+    measured[-1]["exact"] = 3e-15
     origin = {"command": "python h.py", "environment": {"device": "cpu: x", "commit": "abc"}}
-    mpssl.COSTS.write_text(json.dumps({"results": [measured], **origin}))
+    mpssl.COSTS.write_text(json.dumps({"results": measured, **origin}))
     mpssl.write(LINES)
     text = part(mpssl.PAGE, "cost")
-    assert rows(text)["small-cnn"] == ["float32", "shared", "2.34", "", "", "1.9", ""]
-    assert "`python h.py` (cpu: x, commit abc)" in text
+    assert text.splitlines()[0] == "| network | precision | naive | shared | memory, naive | memory, shared |"
+    assert text.count("| 3.46 | 2.35 | 2.50 | 1.90 |") == 2
+    assert rows(text)["in theory"] == ["", "2.29", "2.29", "", ""]
+    assert "`python h.py` (cpu: x, commit abc)" in text and "3e-15" in text
+
+
+def test_the_committed_pages_are_made_from_the_committed_results(mpssl, monkeypatch):
+    results = ROOT / "benchmarks" / "results"
+    monkeypatch.setattr(mpssl, "COSTS", results / "hypergradient.json")
+    before = [path.read_text() for path in (mpssl.README, mpssl.PAGE)]
+    mpssl.write([json.loads(text) for text in (results / "mpssl" / "results.jsonl").read_text().splitlines()])
+    assert [path.read_text() for path in (mpssl.README, mpssl.PAGE)] == before
 
 
 @pytest.mark.parametrize("file, name", [("README", "mpssl"), ("PAGE", "ablation"), ("PAGE", "cost")])
