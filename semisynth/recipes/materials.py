@@ -91,6 +91,7 @@ class Materials:
             "strong": lambda: Strong(data.flip),
             "shape": lambda: data.shape,
             "classes": lambda: len(data.classes),
+            "pool": lambda: len(self.rest) if self._origin() == "pool" else 0,
             "synthetic": lambda: distributed.share(setting.unlabeled_batch, "unlabeled_batch"),
         }
         return parts[name]()
@@ -111,12 +112,18 @@ class Materials:
         distributed.share(size, name)
         return size
 
+    def _origin(self) -> str:
+        """Where unlabeled images come from, by the setting or, for "auto", by what there is."""
+        origin = self.config.setting.unlabeled
+        if origin != "auto":
+            return origin
+        return (
+            ("pool" if self.generator is None else "generator") if method_class(self.config.method).reads_u else "none"
+        )
+
     def _unlabeled(self) -> Source | None:
-        """Where the stream's `u` comes from, by the setting or, for "auto", by what there is."""
-        setting, seed, name = self.config.setting, self.config.engine.seed, self.config.method
-        origin = setting.unlabeled
-        if origin == "auto":
-            origin = ("pool" if self.generator is None else "generator") if self.method.reads_u else "none"
+        """The source of the stream's `u`."""
+        seed, name, origin = self.config.engine.seed, self.config.method, self._origin()
         if self.method.reads_u == (origin == "none"):
             told = (
                 "needs unlabeled images: --unlabeled pool or generator"
