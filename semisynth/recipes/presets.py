@@ -29,6 +29,11 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
         "fixmatch-real": _row("fixmatch", unlabeled="pool"),
         "uda-real": _row("uda", unlabeled="pool"),
         "meanteacher-real": _row("meanteacher", unlabeled="pool"),
+        "flexmatch-real": _row("flexmatch", unlabeled="pool"),
+        "freematch-real": _row("freematch", unlabeled="pool"),
+        "softmatch-real": _row("softmatch", unlabeled="pool"),
+        "openmatch-real": _row("openmatch", unlabeled="pool"),
+        "iomatch-real": _row("iomatch", unlabeled="pool"),
     }
 
 

@@ -8,6 +8,8 @@ from semisynth.errors import UserError
 from semisynth.recipes import presets
 from semisynth.recipes.config import Config, method_class, method_parts
 
+REAL = ("fixmatch", "uda", "meanteacher", "flexmatch", "freematch", "softmatch", "openmatch", "iomatch")
+
 
 @pytest.mark.parametrize("name", presets.rows())
 def test_every_row_is_part_of_a_configuration(name: str) -> None:
@@ -26,7 +28,7 @@ def test_what_tells_the_rows_apart() -> None:
     assert presets.row("mgr") == {"generator": "glyphs", "unlabeled": "none", "method": {"name": "mgr"}}
     for name in ("pssl", "gda"):
         assert presets.row(name) == {"generator": "glyphs", "unlabeled": "none", "method": {"name": name}}
-    for name in ("fixmatch", "uda", "meanteacher"):
+    for name in REAL:
         assert presets.row(f"{name}-real") == {"generator": None, "unlabeled": "pool", "method": {"name": name}}
     assert presets.row("mpssl-amortised")["method"] == {"name": "mpssl", "every": 4, "shared": True}
     assert presets.row("transport-only")["method"] == {"name": "transport", "refine": False}
@@ -40,8 +42,8 @@ def test_the_generator_is_the_one_given_but_for_letters() -> None:
     assert presets.row("mpssl", "mine")["generator"] == "mine"
     for name in ("pssl", "gda", "mgr", "scr-uniform", "naive-uda", "mpssl-amortised", "transport", "mpssl-plus"):
         assert presets.row(name, "mine")["generator"] == "mine"
-    for name in ("fixmatch-real", "uda-real", "meanteacher-real"):
-        assert presets.row(name, "mine")["generator"] is None
+    for name in REAL:
+        assert presets.row(f"{name}-real", "mine")["generator"] is None
     assert presets.row("mpssl-letters", "mine")["generator"] == "letters"
     assert presets.row("supervised", "mine")["generator"] is None
 
