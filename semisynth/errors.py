@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A wrong input; the message names the file or field and the remedy. The command line exits with 2."""
 
 
 class Diverged(UserError):
     """A training that the chosen options made impossible: what a search may score as lost."""
+
+
+def line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def between(low: float, high: float, **values: float) -> None:
@@ -39,9 +44,15 @@ def check(value: object, hint: Any, what: str) -> None:
         raise UserError(f"{what} is {value!r}: it must be of type {kind}.")
 
 
+def check_all(values: Mapping[str, object], hints: Mapping[str, Any], source: str) -> None:
+    """Raise `UserError` for a name that is not among the hints, and for a value that is not of the type of its hint."""
+    for name, value in values.items():
+        check(value, hints[choose(name, hints, f"field in {source}:")], f"'{name}' in {source}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_args(hint):
         return any(_fits(value, part) for part in get_args(hint))
-    return type(value) is hint or (hint is float and type(value) is int)
+    return type(value) is hint or (hint is float and (type(value) is int or isinstance(value, float)))

@@ -6,13 +6,13 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from semisynth.weights import write_text
 
@@ -26,8 +26,7 @@ class Log:
         self.path = path
         if path is None:
             return
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in _lines_to(path, step)))
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
@@ -36,14 +35,14 @@ class Log:
                 file.write(json.dumps(line) + "\n")
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
+def _lines_to(path: Path, step: int) -> Iterator[str]:
     # A killed run may leave half a last line: what follows it is lost anyway.
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except (ValueError, TypeError, LookupError, RecursionError):
             return
-        yield line
 
 
 class Timer:
@@ -108,3 +107,8 @@ class Bar:
         if self.plain:
             left = (self.steps - step) / rate if rate else 0.0
             console.print(f"{self.name}: step {step}/{self.steps}, {note}, {left:.0f} s left", highlight=False)
+
+
+def watched(rows: Sequence[int], name: str) -> Iterable[int]:
+    """The same rows, with a bar that follows them where there is a terminal."""
+    return track(rows, name, console=console, disable=not console.is_terminal, transient=True)

@@ -58,11 +58,11 @@ class State:
             "ema": self.ema.target.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
-        try:
-            with replacing(path) as beside:
+        with replacing(path) as beside:
+            try:
                 torch.save(content, beside)
-        except RuntimeError as error:  # what torch's writer makes of a full disk
-            raise UserError(f"{path} cannot be written: make room, and run the same command again.") from error
+            except RuntimeError as error:  # what torch's writer makes of a full disk
+                raise OSError("the disk may be full") from error
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or belongs to another method or generator."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from semisynth.errors import UserError
@@ -20,16 +20,28 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which is renamed at the end: `path` is whole at any moment."""
+    """A path beside `path` to write to, which is renamed at the end: `path` is whole at any moment.
+
+    Raises `UserError` if it cannot be written: a full disk, a directory that may not be written to. What an error
+    leaves half written is removed; what an interruption leaves stays beside.
+    """
     beside = path.with_name(path.name + ".part")
-    yield beside
-    os.replace(beside, path)
+    try:
+        yield beside
+        os.replace(beside, path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if not isinstance(error, OSError):
+            raise
+        remedy = "make room or give another place, and run the same command again"
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
+    r"""Write a file that is whole or not there; what is no character, as of a name on disk, is written as \x..."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -47,18 +59,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}. It must be JSON.") from error
+    except (ValueError, RecursionError) as error:  # numbers or nesting without end
+        raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object.")
     return content
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors under their names; `UserError` if the disk is full."""
-    try:
-        with replacing(path) as beside:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be written ({error}): make room, and run the same command again.") from error
+    """Write tensors under their names."""
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    with replacing(path) as beside:
+        beside.write_bytes(content)  # not save_file: what that writes only its owner may read
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

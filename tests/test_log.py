@@ -41,7 +41,9 @@ def test_lines_past_the_checkpoint_are_cut(tmp_path, step, kept):
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-@pytest.mark.parametrize("half", ['{"step": 3, "lo', "{", '{"step": 3, "loss": 0.'])
+@pytest.mark.parametrize(
+    "half", ['{"step": 3, "lo', "{", '{"step": 3, "loss": 0.', "{}", "[3]", '{"step": "a"}', "3", "[" * 100_000]
+)
 def test_a_half_written_last_line_is_cut(tmp_path, half):
     path = written(tmp_path / "log.jsonl", 1, 2)
     path.write_text(path.read_text() + half)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from semisynth import weights
@@ -43,6 +44,8 @@ def test_json_comes_back(tmp_path):
         (b"", r"a\.json, line 1: .* It must be JSON"),
         (b"[1, 2]", r"a\.json must hold a JSON object"),
         (b"\xff\xfe{}", r"a\.json cannot be read"),
+        (b'{"a": ' * 100_000, r"a\.json cannot be read: maximum recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", r"a\.json cannot be read: Exceeds the limit"),
     ],
 )
 def test_damaged_json_is_named(tmp_path, content, message):
@@ -78,15 +81,25 @@ def test_truncated_tensors_are_named(tmp_path, share):
         weights.read_tensors(path)
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    def disk_full(tensors, file):
-        raise SafetensorError("I/O error: No space left on device")
+def test_a_full_disk_is_told_and_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "a.safetensors"
+    weights.write_tensors(path, {"a": torch.zeros(10)})
+    before = path.read_bytes()
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, largest[1]))  # a write beyond it fails as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"a\.safetensors cannot be written \(File too large\): make room"):
+            weights.write_tensors(path, {"a": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
-    monkeypatch.setattr(weights, "save_file", disk_full)
-    with pytest.raises(
-        UserError, match=r"a\.safetensors cannot be written \(I/O error: No space left on device\): make"
-    ):
-        weights.write_tensors(tmp_path / "a.safetensors", {})
+
+def test_tensors_may_be_read_by_whom_other_files_may(tmp_path):
+    weights.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    weights.write_text(tmp_path / "a.txt", "")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode
 
 
 def test_missing_tensors_are_named(tmp_path):
@@ -110,3 +123,8 @@ def test_a_network_of_another_kind_is_refused_in_one_line(tmp_path, network):
     with pytest.raises(UserError, match=r"a\.safetensors does not fit this network: ") as caught:
         weights.load_into(network, tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_character_is_written_as_its_code(tmp_path):
+    weights.write_text(tmp_path / "a.txt", "caf\udce9")
+    assert (tmp_path / "a.txt").read_bytes() == b"caf\\udce9"

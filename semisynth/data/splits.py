@@ -12,19 +12,24 @@ from semisynth import noise
 from semisynth.errors import UserError
 
 
-def stratified(y: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
-    """Disjoint sorted index tensors of the given sizes that keep the class proportions; the last holds the rest."""
-    if min(sizes, default=0) < 0 or sum(sizes) > len(y):
+def stratified(y: Tensor, sizes: Sequence[int], seed: int, weights: Tensor | None = None) -> list[Tensor]:
+    """Disjoint sorted index tensors of the given sizes that keep the class proportions; the last holds the rest.
+
+    weights: how much of a size each takes, 1 if left out; a part is then as near below its size as fits.
+    """
+    weight = np.ones(len(y), np.int64) if weights is None else weights.numpy(force=True)
+    if min(sizes, default=0) < 0 or sum(sizes) > weight.sum():
         raise UserError(
-            f"cannot split {len(y)} images into sizes {list(sizes)}: "
+            f"cannot split {weight.sum()} images into sizes {list(sizes)}: "
             "give sizes of at least 0 that sum to no more than the images."
         )
     members = _shuffled_classes(y, "stratified", seed)
     parts = []
     for size in sizes:
-        take = _apportion(size, [len(m) for m in members])
-        parts.append(_merge([m[:k] for m, k in zip(members, take, strict=True)]))
-        members = [m[k:] for m, k in zip(members, take, strict=True)]
+        room = _apportion(size, [int(weight[m].sum()) for m in members])
+        taken = [_fitting(weight[m], most) for m, most in zip(members, room, strict=True)]
+        parts.append(_merge([m[take] for m, take in zip(members, taken, strict=True)]))
+        members = [m[~take] for m, take in zip(members, taken, strict=True)]
     return [*parts, _merge(members)]
 
 
@@ -59,6 +64,15 @@ def _apportion(size: int, counts: list[int]) -> list[int]:
     for c in by_remainder[: size - sum(share)]:
         share[c] += 1
     return share
+
+
+def _fitting(weight: np.ndarray, room: int) -> np.ndarray:
+    """Which are taken, one after the other, while there is room for them."""
+    taken = np.zeros(len(weight), bool)
+    for i, w in enumerate(weight.tolist()):
+        if w <= room:
+            taken[i], room = True, room - w
+    return taken
 
 
 def _merge(members: list[np.ndarray]) -> Tensor:

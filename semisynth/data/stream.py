@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from semisynth import distributed, noise
 from semisynth.data.datasets import Images
 from semisynth.method import Batch
+
+if TYPE_CHECKING:
+    from semisynth.data.stored import Stored
 
 
 class Source(Protocol):
@@ -26,19 +30,21 @@ class Shuffled:
 
     def __init__(self, n: int, batch: int, seed: int) -> None:
         self.n, self.batch = n, batch
-        self._order = functools.lru_cache(maxsize=8)(functools.partial(_permutation, n, seed))
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(_permutation, n, seed))
 
     def __call__(self, step: int) -> Tensor:
         local = self.batch // distributed.world()
         first = step * self.batch + distributed.rank() * local
-        positions = range(first, first + local)
-        return torch.tensor([self._order(p // self.n)[p % self.n] for p in positions], dtype=torch.int64)
+        epochs = range(first // self.n, (first + local - 1) // self.n + 1)
+        parts = [
+            self._order(epoch)[max(first - epoch * self.n, 0) : first + local - epoch * self.n] for epoch in epochs
+        ]
+        return torch.from_numpy(np.concatenate(parts))
 
 
-def _permutation(n: int, seed: int, epoch: int) -> list[int]:
+def _permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     # RandomState's streams are frozen by NumPy, so the order is the same on every machine and version.
-    order: list[int] = np.random.RandomState(noise.derive(seed, "order", epoch) % 2**32).permutation(n).tolist()
-    return order
+    return np.random.RandomState(noise.derive(seed, "order", epoch) % 2**32).permutation(n).astype(np.int64, copy=False)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -46,16 +52,28 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
+class Placed:
+    """Images x on the device as one uint8 tensor or, where they are stored in a file, brought there row by row."""
+
+    def __init__(self, x: Tensor | Stored, device: torch.device) -> None:
+        self.x, self.device = x.to(device) if isinstance(x, Tensor) else x, device
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Float images on the device at an index (m,) on the CPU."""
+        rows = self.x[index.to(self.x.device, non_blocking=True)]
+        return to_float(rows.to(self.device, non_blocking=True))
+
+
 class Pool:
-    """Unlabeled images drawn from a data set that lies on the device as one uint8 tensor."""
+    """Unlabeled images drawn from a data set."""
 
     def __init__(self, images: Images, batch: int, seed: int, device: torch.device) -> None:
-        self.x = images.x.to(device)
+        self.x = Placed(images.x, device)
         self.order = Shuffled(len(images), batch, noise.derive(seed, "unlabeled"))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        index = self.order(step).to(self.x.device, non_blocking=True)
-        return to_float(self.x[index]), index
+        index = self.order(step)
+        return self.x(index), index.to(self.x.device, non_blocking=True)
 
 
 class Synthetic:
@@ -80,13 +98,13 @@ class Stream:
     def __init__(
         self, labeled: Images, unlabeled: Source | None, *, batch: int, steps: int, seed: int, device: torch.device
     ) -> None:
-        self.x, self.y = labeled.x.to(device), labeled.y.to(device)
+        self.x, self.y = Placed(labeled.x, device), labeled.y.to(device)
         self.unlabeled, self.steps = unlabeled, steps
         self.order = Shuffled(len(labeled), batch, noise.derive(seed, "labeled"))
 
     def __call__(self, step: int) -> Batch:
         """The batch of `step`, a pure function of (seed, step)."""
-        index = self.order(step).to(self.x.device, non_blocking=True)
-        x = to_float(self.x[index])
+        index = self.order(step)
+        x, index = self.x(index), index.to(self.x.device, non_blocking=True)
         u, unlabeled = (x[:0], index[:0]) if self.unlabeled is None else self.unlabeled(step)
         return Batch(x, self.y[index], u, unlabeled, step, step / self.steps)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from semisynth.errors import UserError, choose
+from semisynth.generators.adapted import Adapted as Adapted
+from semisynth.generators.adapted import Adapter as Adapter
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
 from semisynth.generators.protocol import sample as sample
+from semisynth.generators.protocol import shape as shape
 from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("glyphs", "letters")

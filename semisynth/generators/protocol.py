@@ -54,6 +54,13 @@ def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | N
     return z, noise.integers(generator.classes, n, like=z) if generator.classes else None
 
 
+def shape(generator: Generator) -> tuple[int, int, int]:
+    """Channels, height and width of its images."""
+    with torch.no_grad(), noise.seeded("shape"):
+        channels, height, width = sample(generator, 1, torch.empty(0)).shape[1:]
+    return channels, height, width
+
+
 def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
     """The images of n such draws."""
     images: Tensor = generator(*draw(generator, n, like))

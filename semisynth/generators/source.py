@@ -14,22 +14,26 @@ from semisynth import models
 from semisynth.errors import UserError
 from semisynth.functional import class_means
 from semisynth.generators import NAMES, SAMPLES
+from semisynth.generators.adapted import Adapter, Shape
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
 from semisynth.weights import SHIPPED, load_into, read_json
 
 
 class Source(nn.Module):
-    """Images (n, c, h, w) -> logits (n, foundation), in the order of the generator's shuffled class numbers."""
+    """Images (n, c, h, w) -> logits (n, foundation), in the order of the generator's shuffled class numbers.
 
-    def __init__(self, classifier: nn.Module, order: Tensor) -> None:
+    adapter: to the shape that the classifier was trained on.
+    """
+
+    def __init__(self, classifier: nn.Module, order: Tensor, adapter: Adapter) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.adapter = classifier, adapter
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.classifier(x)
+        logits: Tensor = self.classifier(self.adapter(x))
         return logits[:, self.get_buffer("order")]
 
 
@@ -59,11 +63,11 @@ class Reader(nn.Module):
         return {"transport": before + (found - before) * (present / count.clamp_min(1))[:, None], "count": count}
 
 
-def load(run: str | None, name: str, generator: Permuted, shape: tuple[int, int, int]) -> Source:
+def load(run: str | None, name: str, generator: Permuted, shape: Shape, images: Shape) -> Source:
     """The source classifier in the directory `run` or, if that is None, the one that ships with generator `name`.
 
-    shape: of the generator's images. Raises `UserError` when none ships for this generator, or the run is of another
-    generator's samples, of other classes or images.
+    shape: of what the generator makes, before it is adapted; images: of those that will be read. Raises `UserError`
+    when none ships for this generator, or the run is of another generator's samples, of other classes or images.
     """
     make = f"make one with: semisynth fit --method supervised --data generator:{name} --out DIR, and give --source DIR."
     if run is None and name not in NAMES:
@@ -79,7 +83,7 @@ def load(run: str | None, name: str, generator: Permuted, shape: tuple[int, int,
         raise UserError(f"--source {path} was trained on --data {config.get('data')}, not on this generator: {make}")
     classifier = models.build(config.get("model", ""), shape[0], generator.classes)
     load_into(classifier, path / "model.safetensors")
-    return Source(classifier, generator.get_buffer("order"))
+    return Source(classifier, generator.get_buffer("order"), Adapter(images, shape))
 
 
 def _same(data: str, wanted: str) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_samples_are_what_the_generator_makes_of_each_class(generator):
 
 def test_samples_are_the_same_whenever_and_wherever_they_are_made(generator, monkeypatch):
     one = datasets.load(f"generator:{generator}")
-    datasets.load.cache_clear()
+    datasets.built.cache_clear()
     torch.manual_seed(99)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
@@ -143,12 +144,32 @@ def test_subset_keeps_the_order_of_the_index():
     assert len(part) == 2
 
 
+def test_a_description_of_a_built_in_set_tells_its_pixels_and_labels_by_a_hash():
+    described = datasets.load("digits").describe()
+    sizes = dict(zip(("train", "validation", "test"), SIZES["digits"], strict=True))
+    assert described == {
+        "source": "digits",
+        "hash": described["hash"],
+        "size": [16, 16],
+        "channels": 1,
+        "fit": None,
+        "images": sizes,
+        "notes": [],
+    }
+    data = datasets.load("digits")
+    swapped = replace(data, pool=Images(data.pool.x, data.pool.y.flip(0)))
+    assert len(described["hash"]) == 32 and swapped.describe()["hash"] != described["hash"]
+
+
 def test_a_set_is_built_once_per_process():
     assert datasets.load("digits") is datasets.load("digits")
 
 
 def test_unknown_name_is_told_with_the_nearest_one():
-    with pytest.raises(UserError, match=r"unknown data set 'digit': did you mean 'digits'\?.* digits, glyphs, letters"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown data set \(and there is no such path\) 'digit': did you mean 'digits'\?.* digits, glyphs",
+    ):
         datasets.load("digit")
 
 

@@ -87,3 +87,18 @@ def test_global_random_state_is_left_alone():
     stratified(UNEVEN, [10], seed=0)
     draw_labels(UNEVEN, 1, seed=0)
     assert np.random.random_sample() == np.random.RandomState(7).random_sample()
+
+
+def test_weights_are_what_each_takes_of_a_size():
+    y = torch.tensor([0] * 20 + [1] * 20)
+    weights = torch.tensor(([1] * 10 + [2] * 5 + [30] * 5) * 2)
+    part, rest = stratified(y, [20], 0, weights)
+    assert weights[part].sum() == 20 and 30 not in weights[part] and weights[part][y[part] == 0].sum() == 10
+    assert sorted([*part.tolist(), *rest.tolist()]) == list(range(40))
+    assert [p.tolist() for p in stratified(y, [7, 9], 3, torch.ones_like(y))] == [
+        p.tolist() for p in stratified(y, [7, 9], 3)
+    ]
+    uneven, _ = stratified(y, [20], 0, torch.where(y == 0, 3, 1))
+    assert y[uneven].bincount().tolist() == [5, 5]
+    heavy, _ = stratified(y, [10], 0, torch.full_like(y, 9))
+    assert len(heavy) == 0

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -45,6 +46,18 @@ def test_every_epoch_has_every_item_once_in_another_order(n, batch):
 def test_an_order_is_the_same_on_every_machine():
     found = torch.cat([Shuffled(100, 32, seed=5)(step) for step in range(10)])
     assert hashlib.sha256(found.numpy().astype("<i8").tobytes()).hexdigest()[:16] == "207f885220aef177"
+
+
+@pytest.mark.parametrize("n, batch", [(10, 4), (3, 8), (7, 1), (1, 5), (100, 7)])
+def test_an_order_is_that_of_the_positions_one_by_one(n, batch):
+    """As it was when the order was a list: position p is place p % n of the permutation of epoch p // n."""
+    found = torch.cat([Shuffled(n, batch, seed=3)(step) for step in range(12)])
+    assert found.dtype == torch.int64
+
+    def order(epoch):
+        return np.random.RandomState(noise.derive(3, "order", epoch) % 2**32).permutation(n).tolist()
+
+    assert found.tolist() == [order(p // n)[p % n] for p in range(12 * batch)]
 
 
 def test_seeds_give_unrelated_orders():

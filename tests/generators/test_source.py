@@ -14,6 +14,7 @@ from torch import Tensor
 from semisynth import generators, weights
 from semisynth.errors import UserError
 from semisynth.generators import Permuted, source
+from semisynth.generators.adapted import Adapter
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.source import Reader, Source
 from semisynth.models import small_cnn
@@ -29,14 +30,14 @@ SHAPE = (1, 16, 16)
 def test_it_names_classes_by_the_generator_s_shuffled_numbers(seed: int) -> None:
     order = Permuted(zoo.generator(), seed).order
     x = zoo.normal(5, D, 1.0, 0)
-    found = Source(zoo.Reader(D), order)(x[:, :, None, None])
+    found = Source(zoo.Reader(D), order, Adapter((D, 1, 1), (D, 1, 1)))(x[:, :, None, None])
     assert found.tolist() == [[row[order[k]] for k in range(D)] for row in x.tolist()]
 
 
 @pytest.mark.parametrize("name, share", [("glyphs", 0.95), ("letters", 0.9)])
 def test_the_shipped_ones_read_what_the_generator_was_asked_for(name: str, share: float) -> None:
     generator = Permuted(generators.load(name), 3)
-    read = source.load(None, name, generator, SHAPE).eval()
+    read = source.load(None, name, generator, SHAPE, SHAPE).eval()
     y = torch.arange(generator.classes).repeat(4)
     with torch.no_grad():
         found = read(generator(torch.randn(len(y), *generator.latent_shape), y)).argmax(1)
@@ -128,7 +129,7 @@ def test_a_run_directory_is_loaded(tmp_path: Path) -> None:
     path, x = run(tmp_path / "run"), torch.rand(4, *SHAPE)
     classifier = small_cnn(1, 3)
     classifier.load_state_dict(weights.read_tensors(Path(path) / "model.safetensors"))
-    loaded = source.load(path, "mine", wants(), SHAPE)
+    loaded = source.load(path, "mine", wants(), SHAPE, SHAPE)
     assert loaded(x).equal(classifier(x)[:, wants().order])
 
 
@@ -137,7 +138,7 @@ REMEDY = "make one with: semisynth fit --method supervised --data generator:{} -
 
 def test_a_generator_of_one_s_own_has_none_that_ships(generator: str) -> None:
     with pytest.raises(UserError) as told:
-        source.load(None, generator, wants(10), SHAPE)
+        source.load(None, generator, wants(10), SHAPE, SHAPE)
     assert str(told.value) == f"no source classifier ships for generator '{generator}': {REMEDY.format(generator)}"
 
 
@@ -145,7 +146,7 @@ def test_the_remedy_makes_one(generator: str) -> None:
     """`conftest.generator` made it by that command."""
     made = Path(generator).parent / "source"
     assert json.loads((made / "config.json").read_text())["data"] == f"generator:{generator}"
-    assert source.load(str(made), generator, wants(10), SHAPE)(torch.rand(2, *SHAPE)).shape == (2, 10)
+    assert source.load(str(made), generator, wants(10), SHAPE, SHAPE)(torch.rand(2, *SHAPE)).shape == (2, 10)
 
 
 def test_a_directory_of_the_name_of_a_shipped_generator_is_not_taken_for_it(
@@ -153,7 +154,8 @@ def test_a_directory_of_the_name_of_a_shipped_generator_is_not_taken_for_it(
 ) -> None:
     (tmp_path / "glyphs").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert source.load(None, "glyphs", Permuted(generators.load("glyphs"), 0), SHAPE)(torch.rand(1, *SHAPE)).ndim == 2
+    read = source.load(None, "glyphs", Permuted(generators.load("glyphs"), 0), SHAPE, SHAPE)
+    assert read(torch.rand(1, *SHAPE)).ndim == 2
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_a_directory_of_the_name_of_a_shipped_generator_is_not_taken_for_it(
 def test_a_source_of_another_kind_is_refused(fields: dict[str, object], told: str, tmp_path: Path) -> None:
     path = run(tmp_path / "run", **fields)
     with pytest.raises(UserError) as error:
-        source.load(path, "mine", wants(), SHAPE)
+        source.load(path, "mine", wants(), SHAPE, SHAPE)
     wanted = "generator 'mine' has 3, images [1, 16, 16]"
     assert str(error.value) == f"--source {path} is {told}; {wanted}: {REMEDY.format('mine')}"
 
@@ -177,7 +179,7 @@ def test_a_source_of_another_kind_is_refused(fields: dict[str, object], told: st
 def test_a_source_of_other_samples_is_refused(data: str, tmp_path: Path) -> None:
     path = run(tmp_path / "run", data=data)
     with pytest.raises(UserError) as error:
-        source.load(path, "mine", wants(), SHAPE)
+        source.load(path, "mine", wants(), SHAPE, SHAPE)
     told = f"--source {path} was trained on --data {data}, not on this generator: {REMEDY.format('mine')}"
     assert str(error.value) == told
 
@@ -185,7 +187,7 @@ def test_a_source_of_other_samples_is_refused(data: str, tmp_path: Path) -> None
 def test_a_generator_may_be_named_by_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run(tmp_path / "run", data=f"generator:{tmp_path}/mine")
     monkeypatch.chdir(tmp_path)
-    assert source.load(path, "mine", wants(), SHAPE)(torch.rand(1, *SHAPE)).shape == (1, 3)
+    assert source.load(path, "mine", wants(), SHAPE, SHAPE)(torch.rand(1, *SHAPE)).shape == (1, 3)
 
 
 def test_a_generator_without_classes_has_nothing_to_read() -> None:
@@ -195,11 +197,17 @@ def test_a_generator_without_classes_has_nothing_to_read() -> None:
 
 def test_what_is_no_run_is_told_by_its_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere/config\.json does not exist"):
-        source.load(str(tmp_path / "nowhere"), "mine", wants(), SHAPE)
+        source.load(str(tmp_path / "nowhere"), "mine", wants(), SHAPE, SHAPE)
     path = Path(run(tmp_path / "run"))
     (path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
-        source.load(str(path), "mine", wants(), SHAPE)
+        source.load(str(path), "mine", wants(), SHAPE, SHAPE)
     (path / "config.json").write_text('{"data": "generator:mine"}')
     with pytest.raises(UserError, match="unknown model ''"):
-        source.load(str(path), "mine", wants(), SHAPE)
+        source.load(str(path), "mine", wants(), SHAPE, SHAPE)
+
+
+def test_images_of_another_shape_are_adapted_before_they_are_read(tmp_path: Path) -> None:
+    path, x, photo = run(tmp_path / "run"), torch.rand(2, 3, 32, 24), (3, 32, 24)
+    read, plain = (source.load(path, "mine", wants(), SHAPE, shape).eval() for shape in (photo, SHAPE))
+    assert read(x).equal(plain(Adapter(photo, SHAPE)(x)))
