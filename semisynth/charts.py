@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from PIL import Image
 
 COLOURS = 7  # classes s0 to s6: the palette of Okabe and Ito (2008) without its yellow, which is faint on white
 LEFT, WIDTH, TOP, HEIGHT = 12, 87, 15, 140  # the plot inside `lines`: percent across, pixels down
+SIDE = 220  # pixels down of a reliability diagram
 Points = list[tuple[float, float]]
 
 
@@ -79,6 +81,33 @@ def lines(title: str, curves: Mapping[str, Points], colours: Mapping[str, str]) 
     label = escape(f"{title}, by step. At the end: " + ", ".join(f"{n} {p[-1][1]:.4g}" for n, p in curves.items()))
     drawing = f'<svg role="img" aria-label="{label}">{"".join(marks)}</svg>'
     return f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{drawing}</figure>'
+
+
+class Bin(NamedTuple):
+    """Images of about the same confidence: how many, their mean confidence, the share that is right, its interval."""
+
+    images: int
+    confidence: float
+    accuracy: float
+    interval: Sequence[float] | None
+
+
+def reliability(title: str, curves: Mapping[str, Sequence[Bin]], colours: Mapping[str, str]) -> str:
+    """Draw accuracy by confidence for each of the named `curves`, beside the diagonal where the two are the same."""
+    most = max((b.images for bins in curves.values() for b in bins), default=1)
+    marks = [_level(100 * share, TOP + SIDE * (1 - share)) for share in (0, 0.25, 0.5, 0.75, 1)]
+    marks += [f'<line class="grid d1" x1="{LEFT}%" y1="{TOP + SIDE}" x2="{LEFT + WIDTH}%" y2="{TOP}"/>']
+    for share, anchor, name in ((0.0, "start", "0"), (0.5, "middle", "50 % confidence"), (1.0, "end", "100")):
+        x = LEFT + WIDTH * share
+        marks += [f'<text x="{x}%" y="{TOP + SIDE + 19}" text-anchor="{anchor}">{name}</text>']
+    marks += [_dot(name, b, most, colours[name]) for name, bins in curves.items() for b in bins]
+    told = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{100 * b.accuracy:.0f} % right at confidence {100 * b.confidence:.0f} %" for b in bins)
+        for name, bins in curves.items()
+    )
+    label = escape(f"{title}. {told}")
+    return f'<svg height="{TOP + SIDE + 24}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
 
 
 def bar(parts: Mapping[str, float], longest: float, colours: Mapping[str, str]) -> str:
@@ -166,6 +195,17 @@ def _path(name: str, points: Points, colour: str, x: Callable[[float], float], y
 def _end(point: tuple[float, float], colour: str, x: Callable[[float], float], y: Callable[[float], float]) -> str:
     across, down = LEFT + WIDTH * x(point[0]), TOP + HEIGHT * (1 - y(point[1]))
     return f'<circle class="end {colour}" cx="{across:.1f}%" cy="{down:.1f}" r="3"/>'
+
+
+def _dot(name: str, bin: Bin, most: int, colour: str) -> str:
+    x, (y, *ends) = (
+        f"{LEFT + WIDTH * bin.confidence:.1f}%",
+        (f"{TOP + SIDE * (1 - share):.1f}" for share in (bin.accuracy, *(bin.interval or ()))),
+    )
+    bar = f'<line class="interval" x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}"/>' if ends else ""
+    told = f"<title>{escape(name)}: {bin.images} images, {100 * bin.accuracy:.0f} % right</title>"
+    dot = f'<circle class="mean" cx="{x}" cy="{y}" r="{3 + 5 * math.sqrt(bin.images / most):.1f}">{told}</circle>'
+    return f'<g class="{colour}">{bar}{dot}</g>'
 
 
 def _column_name(name: str, x: float, y: float, turned: bool) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from semisynth import allocator, compiled, distributed, noise
+from semisynth import allocator, compiled, distributed, interruption, noise
 from semisynth.errors import Diverged, UserError, between
 from semisynth.log import Bar, Log, Timer
 from semisynth.method import Average, Batch, Losses, Method, Ready, Update
@@ -99,7 +99,7 @@ class Engine:
         """Train up to `steps`, from the checkpoint in `out` if there is one, and return the averaged `method.model`.
 
         evaluate: metrics of the average, logged; name, show: of the progress bar. Raises `UserError` when a loss is not
-        finite, the checkpoint cannot be used, or `check` fails.
+        finite, the checkpoint cannot be used, or `check` fails. After Ctrl-C it ends the step and writes a checkpoint.
         """
         device = resolve(self.device)
         method.to(device).train()
@@ -116,11 +116,14 @@ class Engine:
         step = _Step(self, state, updates, device)
         began = time.perf_counter() - state.seconds
         networks = compiled.networks(method) if self.compile else contextlib.nullcontext()
-        with Bar(name, steps, state.step, show and main) as bar, step.statistics, networks:
+        bar = Bar(name, steps, state.step, show and main)
+        with bar, step.statistics, networks, interruption.awaited() as asked:
             for batch in _prefetched(stream, state.step, steps, step.timer):
                 step(batch)
                 state.step = batch.step + 1
                 due = {what for what in ("log", "evaluate", "checkpoint") if self._due(what, state.step, steps)}
+                if stopping := asked.is_set():
+                    due.add("checkpoint")
                 if due:
                     state.seconds = time.perf_counter() - began
                     line = step.report(state.seconds)
@@ -130,6 +133,8 @@ class Engine:
                 if "checkpoint" in due and out is not None and main:
                     state.save(out / "checkpoint.pt")
                 bar.step()
+                if stopping:
+                    raise KeyboardInterrupt(f"the same command goes on after step {state.step}")
         distributed.barrier()
         return state.ema.target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import NormalDist
@@ -11,10 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisynth.data.stream import to_float
 from semisynth.errors import Diverged, UserError
 
 if TYPE_CHECKING:
     from semisynth.data.datasets import Images
+
+PIXELS = 2**19  # of the images that are evaluated at a time: 512 of 32x32
+BINS = 15  # of the confidences, for the calibration error
 
 
 def classify(
@@ -25,14 +30,17 @@ def classify(
     batch: int = 500,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Return what `model` gets right on `images`, as plain numbers ready for JSON.
+    """Return what `model` gets right on `images`, as plain numbers ready for JSON: `measure` of its logits."""
+    return measure(logits(model, images, classes, batch=batch, device=device), images.y, classes)
+
+
+def measure(logits: Tensor, y: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what logits (n, classes) get right of the labels y (n,), as plain numbers ready for JSON.
 
     Shares are in [0, 1]; intervals are 95 %, by Wilson's score, over the images. `confusion` has a row for each true
     class. The recall ("accuracy") of a class without images and the precision of one never predicted are None.
     """
-    logits, y = _logits(model, images, batch, device), images.y.cpu()
-    _check(logits, classes)
-    k = len(classes)
+    y, k = y.cpu(), len(classes)
     confidence, predicted = logits.softmax(-1).max(-1)
     confusion = torch.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
     right = int(confusion.trace())
@@ -58,14 +66,19 @@ def wilson(right: int, total: int, level: float = 0.95) -> list[float]:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
     """Return the mean of |accuracy - confidence| over equal-width bins, each weighted by its images.
 
     `confidence` (n,) in [0, 1] and `right` (n,) bool. Expected calibration error, Guo et al. 2017, equation 3.
     """
-    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    index = bin_of(confidence, bins)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, right.double() - confidence.double())
     return gap.abs().sum().item() / len(confidence)
+
+
+def bin_of(confidence: Tensor, bins: int = BINS) -> Tensor:
+    """Return which of `bins` equal parts of (0, 1], each with its upper end, holds each confidence (n,)."""
+    return (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
 
 
 @contextmanager
@@ -81,16 +94,34 @@ def evaluating(model: object) -> Iterator[None]:
             module.training = training
 
 
-def _logits(model: Callable[[Tensor], Tensor], images: Images, batch: int, device: torch.device | str) -> Tensor:
-    """Return the float64 logits (n, classes) on the CPU: the batches stay on the device until the one transfer."""
+def logits(
+    model: Callable[[Tensor], Tensor],
+    images: Images,
+    classes: Sequence[str],
+    *,
+    batch: int = 500,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return the float64 logits (n, classes) on the CPU: the batches stay on the device until the one transfer.
+
+    `batch` images are in memory at a time, or fewer where they have more than `PIXELS`.
+    """
     if len(images.y) == 0:
         raise UserError("no images to evaluate: give a split with at least one.")
+    size, kept = max(1, min(batch, PIXELS // math.prod(images.x.shape[2:]))), torch.empty(0)
     with torch.no_grad(), evaluating(model):
-        parts = [model(x.to(device, non_blocking=True).float() / 255) for x in torch.split(images.x, batch)]
-    return torch.cat(parts).cpu().double()
+        for i, x in enumerate(images.batches(size)):
+            z = model(to_float(x.to(device, non_blocking=True)))
+            # In one place: small results between large activations would leave holes, and memory that grows.
+            kept = kept if i else z.new_empty(len(images.y), *z.shape[1:])
+            kept[i * size : i * size + len(z)] = z
+    found = kept.cpu().double()
+    check_logits(found, classes)
+    return found
 
 
-def _check(logits: Tensor, classes: Sequence[str]) -> None:
+def check_logits(logits: Tensor, classes: Sequence[str]) -> None:
+    """Raise `UserError` unless the logits (n, classes) are of that shape and finite."""
     if logits.shape[1:] != (len(classes),):
         raise UserError(
             f"the model's output has shape {tuple(logits.shape)}, but the data has {len(classes)} classes: "

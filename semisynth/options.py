@@ -39,6 +39,7 @@ def config_parser(command: str, description: str | None, arguments: Sequence[str
     parser.add_argument("--config", type=str, help="a config.json to start from; options given beside it override it")
     parser.add_argument("--method.name", type=str, help=f"short: --method, one of {', '.join(config.method_names())}")
     parser.add_class_arguments(config.Setting, None)
+    parser.add_class_arguments(config.Reading, None)
     parser.add_class_arguments(Engine, None)
     if name is not None:
         parser.add_class_arguments(config.method_class(name), "method", skip=config.method_parts(name))
@@ -54,7 +55,7 @@ def config_parser(command: str, description: str | None, arguments: Sequence[str
 def _read_config(path: Path) -> dict[str, Any]:
     content = read_json(path)
     Config.of(content, str(path))
-    return content
+    return config.today(content)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from semisynth import charts, findings, sections
+from semisynth import charts, findings, sections, trust
 from semisynth.errors import UserError
 from semisynth.runs import Group, Run, differences, flatten, load
 from semisynth.sections import fold, section
@@ -19,7 +20,9 @@ from semisynth.weights import write_text
 SECTIONS = (
     sections.accuracy,
     sections.measures,
+    trust.calibration,
     sections.curves,
+    trust.classes,
     sections.confusion,
     sections.samples,
     findings.learned,
@@ -57,7 +60,9 @@ def page(groups: Sequence[Group]) -> str:
 
 
 def _title(groups: Sequence[Group]) -> str:
-    data = " and ".join(dict.fromkeys(str(group.config["data"]) for group in groups if "data" in group.config))
+    named = (str(group.config["data"]) for group in groups if "data" in group.config)
+    # Of a path its last part: the whole of it stands under "Setup".
+    data = " and ".join(dict.fromkeys(name if ":" in name else Path(name).name for name in named))
     what = groups[0].label if len(groups) == 1 else f"{len(groups)} settings compared"
     return f"{what}, on {data}" if data else what
 
@@ -124,9 +129,9 @@ def _options(group: Group, keys: Iterable[str]) -> str:
 def _full(group: Group) -> str:
     config = json.dumps(group.config, indent=2, ensure_ascii=False)
     seeds = ", ".join(str(run.config["seed"]) for run in (*group.runs, *group.pending))
-    commands = [str(run.result["command"]) for run in group.runs if run.result and "command" in run.result]
-    listed = "<pre>" + escape("\n".join(commands)) + "</pre>" if commands else ""
-    return f"<p>Seeds: {seeds}</p>{listed}<pre>{escape(config)}</pre>"
+    configs = [shlex.quote(str(run.path / "config.json")) for run in group.runs]
+    commands = "\n".join(f"semisynth fit --config {each} --out AGAIN" for each in configs)
+    return f"<p>Seeds: {seeds}</p><pre>{escape(commands or 'none is finished')}</pre><pre>{escape(config)}</pre>"
 
 
 def _progress(run: Run) -> str:

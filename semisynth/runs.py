@@ -1,4 +1,4 @@
-"""Reading run directories: each becomes a `Run`, and runs whose configs differ only in the seed become a `Group`."""
+"""Reading run directories: each is a `Run`; runs on the same data whose configs differ only in the seed, a `Group`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from semisynth.errors import UserError
+from semisynth.evaluate import BINS
 from semisynth.statistics import t_interval
 from semisynth.weights import read_json
 
@@ -23,6 +24,7 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any] | None
     log: list[dict[str, Any]]
+    data: str = ""  # the hash of its data, where it tells of them
 
     @property
     def test(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def load(paths: Iterable[Path]) -> list[Group]:
     runs = [_read(folder) for folder in dict.fromkeys(folder for path in paths for folder in _find(path))]
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[json.dumps(_unseeded(run.config), sort_keys=True)].append(run)
+        groups[json.dumps([_unseeded(run.config), run.data], sort_keys=True)].append(run)
     members = sorted(groups.values(), key=lambda runs: runs[0].config.get("labels_per_class") or math.inf)
     return [_group(kind, runs) for kind, runs in zip(_kinds([runs[0] for runs in members]), members, strict=True)]
 
@@ -121,7 +123,7 @@ def _kinds(runs: Sequence[Run]) -> list[str]:
     kinds = list(names)
     for name in dict.fromkeys(names):
         alike = [i for i, its in enumerate(names) if its == name]
-        flat = [flatten(runs[i].config) for i in alike]
+        flat = [{**flatten(runs[i].config), "data hash": runs[i].data[:8] or "unknown"} for i in alike]
         for key in differences(flat):
             if key != "labels_per_class":
                 for i, value in zip(alike, _told_apart([config.get(key) for config in flat]), strict=True):
@@ -155,7 +157,12 @@ def _read(path: Path) -> Run:
     config, result = read_json(file), _result(path / "result.json")
     _need(config, file, "seed", int)
     _need(_need(config, file, "method", dict), file, "name", str)
-    return Run(path, config, result, list(_lines(path / "log.jsonl", finished=result is not None)))
+    return Run(path, config, result, list(_lines(path / "log.jsonl", finished=result is not None)), _data(path, result))
+
+
+def _data(path: Path, result: Mapping[str, Any] | None) -> str:
+    told = (result or {}).get("data") or (read_json(path / "data.json") if (path / "data.json").exists() else {})
+    return str(told.get("hash", "")) if isinstance(told, dict) else ""
 
 
 def _result(file: Path) -> dict[str, Any] | None:
@@ -164,6 +171,8 @@ def _result(file: Path) -> dict[str, Any] | None:
         return None
     _need(result, file, "environment", dict)
     _check(_need(result, file, "test", dict), file)
+    if "calibration" in result:
+        _check_calibration(_need(result, file, "calibration", dict), file)
     return result
 
 
@@ -171,12 +180,35 @@ def _check(test: dict[str, Any], file: Path) -> None:
     if "accuracy" in test:
         ends = _need(test, file, "interval", list)
         shares = [_need(test, file, "accuracy", (int, float)), *ends]
-        if len(ends) != 2 or not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
+        if len(ends) != 2 or not all(map(_is_share, shares)):
             raise UserError(f"{file}: 'accuracy' and the two ends of 'interval' must be in [0, 1]: repeat this run.")
     if "confusion" in test:
         confusion, names = _need(test, file, "confusion", list), _need(test, file, "per_class", dict)
-        if [len(row) for row in confusion] != [len(names)] * len(names):
+        counts = [list(filter(_is_count, row)) for row in confusion if isinstance(row, list)]
+        if [len(row) for row in counts] != [len(names)] * len(names) or counts != confusion:
             raise UserError(f"{file}: 'confusion' must have a row and a column per class: repeat this run.")
+
+
+def _check_calibration(calibration: dict[str, Any], file: Path) -> None:
+    """`UserError` unless it has what a report shows: the temperature and the tables of "test", if that was measured."""
+    _need(calibration, file, "temperature", (int, float))
+    test = _need(calibration, file, "test", dict) if "test" in calibration else {}
+    for table in [_need(test, file, when, dict) for when in ("before", "after")] if test else []:
+        _need(table, file, "error", (int, float))
+        _need(table, file, "loss", (int, float))
+        counts, *shares = (_need(table, file, name, list) for name in ("count", "confidence", "accuracy"))
+        filled = [_is_count(count) and count > 0 for count in counts]
+        whole = len(counts) == BINS and all(map(_is_count, counts))
+        if not whole or any([_is_share(share) for share in column] != filled for column in shares):
+            raise UserError(f"{file}: 'calibration' must have {BINS} counts and their shares: repeat this run.")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 def _need(record: dict[str, Any], file: Path, field: str, kind: type | tuple[type, ...]) -> Any:
@@ -204,6 +236,8 @@ def _parse(line: str, place: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: {error.msg}. Mend the line, or repeat this run.") from error
+    except (ValueError, RecursionError) as error:  # numbers or nesting without end
+        raise UserError(f"{place}: {error}. Mend the line, or repeat this run.") from error
     if not isinstance(record, dict):
         raise UserError(f"{place}: expected a JSON object. Mend the line, or repeat this run.")
     return record

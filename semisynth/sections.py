@@ -77,14 +77,14 @@ def confusion(groups: Sequence[Group], colours: Colours) -> str:
     """Confusion matrix of each group, summed over its runs."""
     figures = [_confusion(group) for group in groups if _all_have(group.runs, "confusion")]
     note = "Rows are the true classes, columns the predicted ones; test images, summed over the runs."
-    return section("Confusion", note, _at_most(OPEN, figures, "matrices"))
+    return section("Confusion", note, at_most(OPEN, figures, "matrices"))
 
 
 def samples(groups: Sequence[Group], colours: Colours) -> str:
     """Synthetic images: those of uniform classes beside those the mapper asks for."""
     name = "samples.safetensors"
     sheets = [_sheets(group, run.path / name) for group in groups if (run := first_with(group, name))]
-    return section("Synthetic images", "From the first run of a setting.", _at_most(OPEN, sheets, "settings"))
+    return section("Synthetic images", "From the first run of a setting.", at_most(OPEN, sheets, "settings"))
 
 
 def time(groups: Sequence[Group], colours: Colours) -> str:
@@ -115,7 +115,7 @@ def fold(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def _at_most(count: int, parts: Sequence[str], noun: str) -> str:
+def at_most(count: int, parts: Sequence[str], noun: str) -> str:
     """Return the parts in a row that wraps, folded if there are more than `count`."""
     row = f'<div class="row">{"".join(parts)}</div>' if parts else ""
     return fold(f"{len(parts)} {noun}", row) if len(parts) > count else row

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from semisynth import charts
+from semisynth.charts import Bin
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,20 @@ def test_lines_place_points_between_the_ticks_and_escape_names() -> None:
 def test_a_line_of_one_point_is_drawn() -> None:
     drawing = charts.lines("x", {"a": [(5, 2.0)]}, {"a": "s0 d0"})
     assert 'cx="12.0%"' in drawing and drawing.count(">5</text>") == 1
+
+
+def test_a_reliability_diagram_places_its_bins_beside_the_diagonal() -> None:
+    few, many = Bin(1, 0.5, 0.25, (0.0, 1.0)), Bin(4, 1.0, 1.0, None)
+    drawing = charts.reliability("a & b", {"x<y": [few], "z": [many]}, {"x<y": "s1", "z": "s2"})
+    assert re.findall(r'class="mean" cx="([\d.]+)%" cy="([\d.]+)" r="([\d.]+)"', drawing) == [
+        ("55.5", "180.0", "5.5"),
+        ("99.0", "15.0", "8.0"),
+    ]
+    bars = re.findall(r'class="interval" x1="55.5%" x2="55.5%" y1="([\d.]+)" y2="([\d.]+)"', drawing)
+    assert bars == [("235.0", "15.0")]
+    assert 'class="grid d1" x1="12%" y1="235" x2="99%" y2="15"' in drawing and 'class="s1"' in drawing
+    told = "a &amp; b. x&lt;y: 25 % right at confidence 50 %; z: 100 % right at confidence 100 %"
+    assert f'aria-label="{told}"' in drawing and "<title>x&lt;y: 1 images, 25 % right</title>" in drawing
 
 
 def test_a_bar_lays_its_parts_end_to_end() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semisynth import evaluate
 from semisynth.data.datasets import Images
 from semisynth.errors import UserError
 from semisynth.evaluate import calibration_error, classify, wilson
@@ -54,6 +55,16 @@ def test_the_numbers_are_those_counted_by_hand() -> None:
     }
     assert list(found["per_class"]) == list(CLASSES)
     assert found["per_class"]["b"]["precision"] == pytest.approx(2 / 3) and found["per_class"]["b"]["accuracy"] == 1
+
+
+def test_large_images_are_evaluated_few_at_a_time(monkeypatch) -> None:
+    monkeypatch.setattr(evaluate, "PIXELS", 8)
+    reader, y = Reader(), [0, 0, 0, 1, 1]
+    found = classify(reader, images(y, y), CLASSES, batch=3)
+    assert [len(x) for x in reader.batches] == [2, 2, 1] and found["accuracy"] == 1
+    monkeypatch.setattr(evaluate, "PIXELS", 3)
+    assert classify(reader, images(y, y), CLASSES)["confusion"] == found["confusion"]
+    assert len(reader.batches[-1]) == 1
 
 
 def test_a_class_without_images_or_predictions_is_none_and_the_result_is_json() -> None:

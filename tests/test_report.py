@@ -9,6 +9,7 @@ import pytest
 
 from semisynth import report
 from semisynth.errors import UserError
+from semisynth.runs import load
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -100,12 +101,22 @@ def test_the_summary_of_many_chooses_none(bench: Path, tmp_path: Path) -> None:
     assert "% of the test images correctly (95 % interval 69.1 to 81.9 %, Student's t, 2 seeds)." in text
 
 
+def test_of_a_path_the_title_has_the_last_part(tmp_path: Path) -> None:
+    for number, data in enumerate(("home/me/leaves & bark", "hub:them/set")):
+        made_up.write(tmp_path / str(number), made_up.config(number, data=data), made_up.result())
+    assert "2 settings compared, on leaves &amp; bark and hub:them/set</title>" in report.page(load([tmp_path]))
+
+
 def test_one_run_has_its_label_as_title_and_its_command_and_environment(tmp_path: Path) -> None:
     made_up.write(tmp_path / "run", made_up.config(7), made_up.result(), made_up.log(0.5))
     report.write([tmp_path / "run"], tmp_path / "run" / "report.html")
     text = read(tmp_path / "run" / "report.html").text
     assert "mpssl, 2 labels per class, foundation, on digits" in text
-    assert "semisynth fit --config config.json" in text and "python3.11.2" in text and "Seeds: 7" in text
+    assert (
+        f"semisynth fit --config {tmp_path}/run/config.json --out AGAIN" in text
+        and "python3.11.2" in text
+        and "Seeds: 7" in text
+    )
     assert "Environment of 1 run" in text and '"threshold": 0.95' in text and "after where they differ" not in text
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import made_up
 import pytest
 
-from semisynth import runs
+from semisynth import report, runs
 from semisynth.errors import UserError
 
 
@@ -24,6 +25,21 @@ def test_a_run_named_twice_counts_once_and_a_repeated_seed_is_set_aside(tmp_path
     two = made_up.write(tmp_path / "b", made_up.config(), made_up.result(0.9))
     (group,) = runs.load([one, tmp_path])
     assert [run.path for run in group.runs] == [one] and [run.path for run in group.repeated] == [two]
+
+
+def test_runs_on_other_data_are_shown_apart(tmp_path: Path) -> None:
+    for seed, (data, classes) in enumerate((("aaaaaaaa1", 2), ("bbbbbbbb2", 3), ("bbbbbbbb2", 3))):
+        confusion = [[int(i == j) for j in range(classes)] for i in range(classes)]
+        test = made_up.result()["test"] | {"confusion": confusion, "per_class": {f"{i}": {} for i in range(classes)}}
+        made_up.write(tmp_path / f"{seed}", made_up.config(seed), made_up.result(test=test, data={"hash": data}))
+    made_up.write(tmp_path / "pending", made_up.config(3))
+    (tmp_path / "pending" / "data.json").write_text('{"hash": "aaaaaaaa1"}')
+    one, other = runs.load([tmp_path])
+    assert [one.label, other.label] == [
+        f"mpssl, 2 labels per class, foundation, data hash {data}" for data in ("aaaaaaaa", "bbbbbbbb")
+    ]
+    assert (len(one.runs), len(one.pending), len(other.runs)) == (1, 1, 2)
+    assert other.label in report.page([one, other])
 
 
 def test_a_group_is_named_by_the_options_that_tell_it_from_its_like(tmp_path: Path) -> None:
@@ -71,6 +87,12 @@ def test_flatten_and_differences() -> None:
     assert runs.differences([one, two]) == ["a.c"]
 
 
+def calibrated(**wrong: object) -> str:
+    found = made_up.calibration()
+    found["test"]["after"] |= wrong
+    return json.dumps({"calibration": found})
+
+
 def test_no_run_is_said_with_the_path(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=rf"no run in '{path}'.*config\.json"):
@@ -93,6 +115,15 @@ def test_no_run_is_said_with_the_path(tmp_path: Path) -> None:
             '{"test": {"confusion": [[1]], "per_class": {"a": {}, "b": {}}}}',
             "a row and a column per class",
         ),
+        ("result.json", '{"test": {"confusion": [["1"]], "per_class": {"a": {}}}}', "a row and a column per class"),
+        ("result.json", '{"test": {"confusion": [1], "per_class": {"a": {}}}}', "a row and a column per class"),
+        ("result.json", '{"calibration": {"temperature": "1"}}', "'temperature' has a wrong value"),
+        ("result.json", '{"calibration": {"temperature": 1, "test": {"before": {}}}}', "'after' is missing"),
+        ("result.json", calibrated(count=[0] * 14), r"must have 15 counts and their shares"),
+        ("result.json", calibrated(count=["x"] * 15), r"must have 15 counts and their shares"),
+        ("result.json", calibrated(accuracy=[2.0] * 15), r"must have 15 counts and their shares"),
+        ("result.json", calibrated(confidence=[None] * 15), r"must have 15 counts and their shares"),
+        ("result.json", calibrated(error="0"), r"'error' has a wrong value"),
         ("log.jsonl", '{"step": 1}\n\n{"step": 2\n{"step": 3}\n', r"log\.jsonl, line 3: "),
         ("log.jsonl", "3\n", r"log\.jsonl, line 1: expected a JSON object"),
         ("log.jsonl", '{"step": 1}\n{"lr": 2}\n', r"log\.jsonl: 'step' is missing"),

@@ -6,7 +6,6 @@ Miyato and Koyama 2018), trained by Adam with two rates (Heusel 2017); the avera
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -18,6 +17,8 @@ from semisynth.errors import between
 from semisynth.functional import frozen
 from semisynth.generators.gan import ConditionalGenerator, Discriminator
 from semisynth.method import Batch, Losses, Method, Update
+
+WIDEST = 4096  # numbers of a latent, and channels: more is a slip
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class GAN(Method):
         discriminator_lr: float = 8e-4,
     ) -> None:
         super().__init__()
-        between(1, math.inf, latent=latent, width=width)
+        between(1, WIDEST, latent=latent, width=width)
         self.model = ConditionalGenerator(shape, classes, latent, width)
         self.discriminator = Discriminator(shape, classes, width)
         self.rates = {"generator": generator_lr, "discriminator": discriminator_lr}

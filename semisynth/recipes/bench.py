@@ -44,7 +44,7 @@ def bench(
     If cells fail, the files hold the others, and a `UserError` names them.
     """
     planned = plan(base, list(dict.fromkeys(rows)), labels, seeds, out, tuned)
-    cells.check(planned, workers)
+    cells.check(planned, "test", workers)
     out.mkdir(parents=True, exist_ok=True)  # that it cannot be made is told before hours of training
     failures = cells.run(planned, workers, "bench")
     found = results(cell for cell in planned if cell.path not in failures)
@@ -111,7 +111,7 @@ def _line(cell: Cell) -> dict[str, Any]:
         "seed": cell.config.engine.seed,
         "share": None,
         "accuracy": found["test"]["accuracy"],
-        "validation_accuracy": found["validation"]["accuracy"],
+        "validation_accuracy": found.get("validation", {}).get("accuracy"),
         "seconds": round(found["seconds"], 2),
         "steps": setting.steps,
         "commit": found["environment"]["commit"],

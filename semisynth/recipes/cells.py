@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
-import signal
-import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +15,12 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from semisynth import weights
+from semisynth import processes, weights
+from semisynth.data import datasets
+from semisynth.data.datasets import Dataset
 from semisynth.errors import UserError
 from semisynth.log import console
-from semisynth.recipes import single
+from semisynth.recipes import origin, single
 from semisynth.recipes.config import Config
 from semisynth.recipes.materials import Materials
 from semisynth.runs import flatten
@@ -69,7 +66,10 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     failures: dict[Path, Exception] = {}
     if not missing:
         return failures
-    with _pool(min(workers, len(missing))) as pool, _Bar(name, len(cells), len(cells) - len(missing)) as bar:
+    with (
+        processes.pool(min(workers, len(missing)), _begin) as pool,
+        _Bar(name, len(cells), len(cells) - len(missing)) as bar,
+    ):
         futures = {pool.submit(_fit, cell): cell for cell in missing}
         for future in as_completed(futures):
             if (error := _error(future)) is not None:
@@ -78,12 +78,30 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     return failures
 
 
-def check(cells: Sequence[Cell], workers: int = 1) -> None:
-    """Build what the first seed of each setting names: a mistake is told before anything is written or trained."""
+def check(cells: Sequence[Cell], split: str, workers: int = 1) -> None:
+    """Build what the first seed of each setting names: a mistake is told before anything is written or trained.
+
+    split: what will be measured on, which the data must have.
+    """
     _require_workers(workers)
     for cell in {cell.path.parent: cell for cell in reversed(cells)}.values():
         if not (cell.path / "result.json").exists():
-            Materials(cell.config)
+            data = Materials(cell.config).data
+            if not len(getattr(data, split)):
+                raise UserError(f"data set '{data.name}' has no images for {split}: add some, or give --holdout 0.2.")
+    _check_data(cells)
+
+
+def _check_data(cells: Sequence[Cell]) -> None:
+    """`UserError` for a cell that was begun on other data of the user's own; what is alike is loaded once."""
+    found: dict[tuple[object, ...], Dataset] = {}
+    for cell in cells:
+        setting = cell.config.setting
+        if datasets.is_own(setting.data) and (cell.path / origin.FILE).exists():
+            key = setting.data, setting.generator, cell.config.reading
+            if key not in found:
+                found[key] = origin.load(cell.config)
+            origin.require(found[key], cell.path)
 
 
 def require(failures: Mapping[Path, Exception]) -> None:
@@ -135,33 +153,9 @@ def _require_workers(workers: int) -> None:
         raise UserError(f"--workers is {workers}: give at least 1.")
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that do not outlive this block, however it is left, nor this process."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
-    try:
-        yield pool
-    except BaseException:
-        # Without this the pool would wait for the cells that run; they go on from their checkpoints next time.
-        for process in list(pool._processes.values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _begin() -> None:
-    """Prepare a worker: one thread; Ctrl-C is the parent's to handle; no life after the parent's."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    processes.begin()
 
 
 class _Bar:

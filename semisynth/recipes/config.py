@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from semisynth import methods
+from semisynth.data.datasets import Reading as Reading
 from semisynth.engine import Engine
-from semisynth.errors import UserError, check, choose
+from semisynth.errors import UserError, between, check, check_all, choose
 from semisynth.method import Method
+
+LARGEST_BATCH = 2**20  # images: more is a slip
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Setting:
     """What is learned from what.
 
     Args:
-        data: the data set: digits, glyphs, letters, or generator:NAME for the labeled samples of a generator
+        data: the data set: digits, glyphs, letters; generator:NAME for the labeled samples of a generator; or one's own
+            images: a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
         model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
         init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory
@@ -26,6 +30,7 @@ class Setting:
         source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
             a fit on --data generator:NAME; for a shipped generator it ships too
         unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
+            and what comes without labels
         steps: length of the training
         batch: labeled images of a step, which repeat when there are fewer
         unlabeled_batch: unlabeled or synthetic images of a step
@@ -43,9 +48,9 @@ class Setting:
     unlabeled_batch: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "unlabeled_batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}: give at least 1.")
+        between(1, LARGEST_BATCH, batch=self.batch, unlabeled_batch=self.unlabeled_batch)
 
 
 @dataclass(frozen=True)
@@ -56,30 +61,38 @@ class Config:
     engine: Engine
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
     def flat(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        return asdict(self.setting) | asdict(self.engine) | {"method": {"name": self.method, **self.options}}
+        method = {"name": self.method, **self.options}
+        return asdict(self.setting) | asdict(self.reading) | asdict(self.engine) | {"method": method}
 
     @staticmethod
     def of(content: Mapping[str, Any], source: str = "the configuration") -> Config:
         """From the flat form; options left out take their defaults. `UserError` names an unknown field."""
-        content = dict(content)
+        content = today(content)
         method = content.pop("method", {})
         check(method, dict, f"'method' in {source}")
         name = str(method.get("name", ""))
         options = {key: value for key, value in method.items() if key != "name"}
         known = method_options(name)
-        hints = get_type_hints(Setting) | get_type_hints(Engine)
-        for key, value in content.items():
-            check(value, hints[choose(key, hints, f"field in {source}:")], f"'{key}' in {source}")
+        hints = get_type_hints(Setting) | get_type_hints(Reading) | get_type_hints(Engine)
+        check_all(content, hints, source)
         hints = get_type_hints(method_class(name).__init__)
         for key, value in options.items():
             choose(key, known, f"option of method '{name}' in {source}:")
             check(value, hints[key], f"'method.{key}' in {source}")
         setting = Setting(**{f.name: content[f.name] for f in fields(Setting) if f.name in content})
+        reading = Reading(**{f.name: content[f.name] for f in fields(Reading) if f.name in content})
         engine = Engine(**{f.name: content[f.name] for f in fields(Engine) if f.name in content})
-        return Config(setting, engine, name, {**known, **options})
+        return Config(setting, engine, name, {**known, **options}, reading)
+
+
+def today(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a `config.json` of any version, in the terms of this one."""
+    mirror = {"mirror": "no"} if content.get("mirror") == "auto" else {}
+    return {**asdict(Reading()), **content, **mirror}
 
 
 def method_names() -> list[str]:

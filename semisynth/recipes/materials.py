@@ -6,36 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semisynth import distributed, generators, models, noise, weights
 from semisynth.augment.policies import Strong, Weak
-from semisynth.data import datasets, splits
+from semisynth.data import splits
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator, source
 from semisynth.method import Update
+from semisynth.recipes import origin
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
 
 class Materials:
-    """What a configuration names, loaded and built: data, labels, generator, method, stream."""
+    """What a configuration names, loaded and built: data (unless given), labels, generator, method, stream."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
-        self.data = datasets.load(setting.data)
-        self.labeled, self.rest = self._draw(self.data.pool, setting.labels_per_class, seed)
+        loaded = generators.load(setting.generator) if setting.generator else None
+        self.made = generators.shape(loaded) if loaded is not None else None
+        self.data = data or origin.load(config)
+        self.told = self.data.told
+        self.generator = self._adapted(loaded)
+        self.labeled, self.rest = self._draw(setting.labels_per_class, seed)
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
-        self.generator = generators.Permuted(generators.load(setting.generator), seed) if setting.generator else None
         if "generator" in parts and self.generator is None:
             raise UserError(
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
             )
-        if self.generator is not None:
-            self._check_size(self.generator)
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         config.engine.check(self.method.updates())  # before anything is written
@@ -66,20 +68,24 @@ class Materials:
                     own = "" if field == "source" else "; it has options of its own"
                     raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
 
-    def _draw(self, pool: Images, per_class: int, seed: int) -> tuple[Images, Images]:
-        if per_class == 0:
-            return pool, pool
-        labeled, rest = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
-        return pool.subset(labeled), pool.subset(rest)
+    def _draw(self, per_class: int, seed: int) -> tuple[Images, Images]:
+        """The labeled images, and those without their labels: the rest of the pool, and what the data has besides."""
+        labeled = rest = pool = self.data.pool
+        if per_class:
+            _check_enough(self.data, per_class)
+            chosen, others = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
+            labeled, rest = pool.subset(chosen), pool.subset(others)
+        return labeled, rest if self.data.unlabeled is None else rest.join(self.data.unlabeled)
 
-    def _check_size(self, generator: Generator) -> None:
-        made = tuple(generators.sample(generator, 1, torch.empty(0)).shape[1:])
-        wanted = self.data.shape
-        if made != wanted:
-            raise UserError(
-                f"generator '{self.config.setting.generator}' makes images of {made}, data set '{self.data.name}' has "
-                f"{wanted} (channels, height, width): give a generator of that size."
-            )
+    def _adapted(self, generator: Generator | None) -> generators.Permuted | None:
+        """The generator with its classes shuffled and, where need be, with images of the data's shape."""
+        if generator is None or self.made is None:
+            return None
+        adapter = generators.Adapter(self.made, self.data.shape)
+        if adapter.told:
+            self.told += (f"the images of generator '{self.config.setting.generator}' are {adapter.told}",)
+            generator = generators.Adapted(generator, adapter)
+        return generators.Permuted(generator, self.config.engine.seed)
 
     def _part(self, name: str) -> Any:
         setting, data = self.config.setting, self.data
@@ -98,13 +104,20 @@ class Materials:
 
     def _source(self) -> nn.Module:
         setting = self.config.setting
-        assert setting.generator is not None and self.generator is not None, "a source reads for a generator"
-        return source.load(setting.source, setting.generator, self.generator, self.data.shape)
+        assert setting.generator and self.generator and self.made, "a source reads for a generator"
+        return source.load(setting.source, setting.generator, self.generator, self.made, self.data.shape)
 
     def _model(self, setting: Setting, data: Dataset) -> nn.Module:
         model = models.build(setting.model, data.shape[0], len(data.classes))
         if setting.init != "none":
-            weights.load_into(model.features, models.foundation(setting.init, setting.model), "features.")
+            path = models.foundation(setting.init, setting.model)
+            there = weights.read_json(path.with_name("result.json")).get("shape", data.shape)[0]
+            if there != data.shape[0]:
+                raise UserError(
+                    f"--init {setting.init} has features of {there} channel{'s' * (there > 1)}, the images have "
+                    f"{data.shape[0]}: give --channels {'gray' if there == 1 else 'rgb'}, or leave --init out."
+                )
+            weights.load_into(model.features, path, "features.")
         return model
 
     def _share(self, name: str) -> int:
@@ -146,3 +159,20 @@ class Materials:
                 "every image of the pool is labeled: lower --labels-per-class, or give another --unlabeled."
             )
         return Pool(self.rest, batch, seed, self.device) if origin == "pool" else None
+
+
+def _check_enough(data: Dataset, per_class: int) -> None:
+    """`UserError` naming the smallest class if it has fewer images to train on, and those that it has besides."""
+    count = {split: _counts(getattr(data, split), data) for split in ("pool", "validation", "test")}
+    smallest = int(count["pool"].argmin())
+    there, validation, test = (int(found[smallest]) for found in count.values())
+    if per_class > there:
+        held = f" ({validation} are for validation, {test} for test{': see --holdout' if data.preparation else ''})"
+        raise UserError(
+            f"labels_per_class is {per_class}, but class '{data.classes[smallest]}' has only {there} images to train on"
+            f"{held if validation or test else ''}: give at most {there}."
+        )
+
+
+def _counts(images: Images, data: Dataset) -> Tensor:
+    return images.y[images.y >= 0].bincount(minlength=len(data.classes))

@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from semisynth import charts, distributed, environment, generators, insight, models, noise, weights
+from semisynth import calibration, card, charts, distributed, environment, generators, insight, models, noise, weights
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
+from semisynth.data.decode import Preparation
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
+from semisynth.log import console
 from semisynth.method import Batch
-from semisynth.recipes.config import Config, method_class
+from semisynth.recipes import origin
+from semisynth.recipes.config import Config, method_class, today
 from semisynth.recipes.materials import Materials
 
 
-def fit(config: Config, out: Path, show: bool = True, name: str = "fit") -> dict[str, Any]:
+def fit(
+    config: Config,
+    out: Path,
+    show: bool = True,
+    name: str = "fit",
+    data: Dataset | None = None,
+    study: bool = True,
+) -> dict[str, Any]:
     """Train as `config` says into the run directory `out`, or go on where it stopped; returns `result.json`.
 
-    A finished run is left as it is. Raises `UserError`, before anything is written, when `out` cannot be written or
-    holds another configuration, and when the configuration asks for what there is not.
+    data: in place of the data set that `config` names; study: whether the method tells of itself for the report, which
+    changes nothing else. A finished run is left as it is. Raises `UserError`, before anything is written, when `out`
+    cannot be written or holds a run of another configuration or on other data, and when the configuration asks for what
+    there is not.
     """
     began = distributed.start(resolve(config.engine.device))
     try:
-        if (result := finished(config, out)) is not None:
+        result = finished(config, out)
+        # What is built in stays as it is, and is not loaded to see that a run is finished.
+        if result is None or data is not None or datasets.is_own(config.setting.data):
+            data = data or origin.load(config)
+            origin.require(data, out)
+        if result is not None:
             return result
         environment.commit()  # as the code is now, not when the run ends
-        materials = Materials(config)
+        materials = Materials(config, data)
+        if show and distributed.rank() == 0:
+            for line in materials.told:
+                console.print(f"{config.setting.data}: {line}", markup=False, highlight=False, soft_wrap=True)
         distributed.barrier()  # no rank finds the directory half made, and none is made if a rank cannot begin
         if distributed.rank() == 0:
-            _claim(config, out)
+            _claim(materials, out)
         distributed.barrier()
         model = _train(materials, out, show, name)
         if distributed.rank() == 0:
-            _conclude(materials, model, out)
+            _conclude(materials, model, out, study)
         distributed.barrier()
         return weights.read_json(out / "result.json")
     finally:
@@ -52,7 +73,8 @@ def finished(config: Config, out: Path) -> dict[str, Any] | None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out} exists and is not a run directory: give another one.")
         return None
-    there, wanted = weights.read_json(out / "config.json"), config.flat()
+    wanted = config.flat()
+    there = today(weights.read_json(out / "config.json"))
     if there != wanted:
         differ = [
             f"{k} ({there.get(k)} there, {wanted.get(k)} asked)"
@@ -63,10 +85,12 @@ def finished(config: Config, out: Path) -> dict[str, Any] | None:
     return weights.read_json(out / "result.json") if (out / "result.json").exists() else None
 
 
-def _claim(config: Config, out: Path) -> None:
+def _claim(materials: Materials, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        weights.write_json(out / "config.json", config.flat())
+        weights.write_json(out / "config.json", materials.config.flat())
+        if not (out / origin.FILE).exists():
+            origin.write(materials.data, out)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}. Give another --out.") from error
 
@@ -78,13 +102,13 @@ def _train(materials: Materials, out: Path, show: bool, name: str) -> nn.Module:
         measured = classify(model, data.validation, data.classes, device=materials.device)
         return {"validation/accuracy": measured["accuracy"], "validation/loss": measured["loss"]}
 
-    evaluate = validate if materials.method.task == "classify" else None
+    evaluate = validate if materials.method.task == "classify" and len(data.validation) else None
     return config.engine.fit(
         materials.method, materials.stream, config.setting.steps, out, evaluate, f"{name} {config.method}", show
     )
 
 
-def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
+def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) -> None:
     """Write weights, samples, what a study finds and, last, the result: a run with a result is finished."""
     config, data, method = materials.config, materials.data, materials.method
     weights.write_tensors(out / "model.safetensors", model.state_dict())
@@ -96,30 +120,31 @@ def _conclude(materials: Materials, model: nn.Module, out: Path) -> None:
             samples = {"uniform": generators.sample(materials.generator, 100, like)}
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
-    if learned := _study(materials):
+    if study and (learned := _study(materials)):
         weights.write_tensors(out / "insight.safetensors", learned)
     if method.task == "generate":
         with weights.replacing(out / "samples.png") as beside:
             beside.write_bytes(charts.sheet(samples["uniform"].cpu().numpy(), len(data.classes)))
     splits_of = {"test": data.test, "validation": data.validation} if method.task == "classify" else {}
-    measured = {k: classify(model, images, data.classes, device=materials.device) for k, images in splits_of.items()}
-    weights.write_json(
-        out / "result.json",
-        {
-            "method": config.method,
-            "task": method.task,
-            "labels_per_class": config.setting.labels_per_class,
-            "seed": config.engine.seed,
-            "steps": config.setting.steps,
-            "seconds": torch.load(out / "checkpoint.pt", weights_only=True)["seconds"],
-            "finished": True,
-            "shape": list(data.shape),
-            "classes": len(data.classes),
-            **measured,
-            "environment": environment.describe(materials.device),
-            "command": "semisynth fit --config config.json --out AGAIN",
-        },
-    )
+    measured = calibration.conclude(model, splits_of, data.classes, materials.device) if splits_of else {}
+    result = {
+        "method": config.method,
+        "task": method.task,
+        "labels_per_class": config.setting.labels_per_class,
+        "seed": config.engine.seed,
+        "steps": config.setting.steps,
+        "seconds": torch.load(out / "checkpoint.pt", weights_only=True)["seconds"],
+        "finished": True,
+        "shape": list(data.shape),
+        "classes": len(data.classes),
+        "class_names": list(data.classes),
+        "data": {**data.describe(), "notes": list(materials.told)},
+        **measured,
+        "environment": environment.describe(materials.device),
+    }
+    if method.task == "classify":
+        card.write(config, result, out)
+    weights.write_json(out / "result.json", result)
 
 
 def _study(materials: Materials) -> dict[str, Tensor]:
@@ -127,17 +152,54 @@ def _study(materials: Materials) -> dict[str, Tensor]:
     labeled, seed, device = materials.labeled, materials.config.engine.seed, materials.device
     order = torch.randperm(len(labeled), generator=torch.Generator().manual_seed(noise.derive(seed, "study")))
     some = labeled.subset(order[: insight.LABELED])
-    x = to_float(some.x.to(device))
+    x = to_float(torch.cat(list(some.batches(len(some)))).to(device))
     with noise.seeded(seed, "insight"):
         return materials.method.study(Batch(x, some.y.to(device), x[:0], torch.empty(0, dtype=torch.int64)))
 
 
 def trained(run: Path, device: torch.device) -> tuple[Config, nn.Module, Dataset]:
-    """The configuration, the averaged classifier and the data of a finished run; `UserError` if there is none."""
+    """The configuration, the averaged classifier and the data of a finished run.
+
+    `UserError` if there is none, or if the user's own images are no longer those that it was made from.
+    """
+    config, model, _, preparation = classifier(run, device)
+    name = config.setting.data
+    if not datasets.is_own(name):
+        return config, model, datasets.load(name, config.reading)
+    channels: Literal["gray", "rgb"] = "gray" if preparation.channels == 1 else "rgb"
+    data = datasets.load(name, replace(config.reading, size=preparation.size[0], channels=channels))
+    result = weights.read_json(run / "result.json")
+    if differ := origin.differences({**result["data"], "class_names": result["class_names"]}, data):
+        raise UserError(f"the data are not those of the run, {differ}: give --data to measure on other images.")
+    return config, model, data
+
+
+def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tuple[str, ...], Preparation]:
+    """The configuration, the averaged classifier, the names of its classes, and how images are prepared for it.
+
+    Data that the user brought are not needed again; for a set that is built in, images are cropped. `UserError` if
+    `run` holds no finished classifier.
+    """
     config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
-    data = datasets.load(config.setting.data)
     if method_class(config.method).task != "classify":
         raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
-    model = models.build(config.setting.model, data.shape[0], len(data.classes))
+    if not (run / "result.json").exists():
+        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
+    names, preparation = _images(config, run / "result.json")
+    model = models.build(config.setting.model, preparation.channels, len(names))
     weights.load_into(model, run / "model.safetensors")
-    return config, model.to(device).eval(), data
+    return config, model.to(device).eval(), names, preparation
+
+
+def _images(config: Config, file: Path) -> tuple[tuple[str, ...], Preparation]:
+    """Classes and preparation, from the result or, where an earlier version wrote that, from the data set."""
+    result = weights.read_json(file)
+    if "data" not in result:
+        data = datasets.load(config.setting.data)
+        return data.classes, Preparation(data.shape[1:], data.shape[0], "crop")
+    try:
+        names, told = tuple(map(str, result["class_names"])), result["data"]
+        height, width = map(int, told["size"])
+        return names, Preparation((height, width), int(told["channels"]), told["fit"] or "crop")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{file} is not as fit wrote it ({error!r}): restore it.") from error

@@ -40,7 +40,7 @@ def tune(
     search = Search(config, out, configurations, tuple(seeds), frozenset(fixed), command)
     if (found := search.finished()) is not None:
         return found
-    cells.check(search.of(0), workers)
+    cells.check(search.of(0), "validation", workers)
     search.claim()
     return search.conclude(cells.run(search.cells(), workers, f"tune {config.method}"))
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pictures
 import pytest
 from scipy import stats
 
@@ -200,6 +201,15 @@ def test_bench_from_the_command_line_checks_first_and_goes_on(
     damaged.write_text("{}")
     assert main([*command, "2"]) == 2
     assert f"{damaged}: 'test.accuracy' is missing: delete the file" in capsys.readouterr().err
+
+
+def test_data_without_the_split_that_is_measured_are_told_before_anything_runs(tmp_path, capsys) -> None:
+    data = str(pictures.folder(tmp_path / "set", 2, splits=("train",)))
+    shared = ["--data", data, "--holdout", "0", "--out", str(tmp_path / "out")]
+    assert main(["bench", "--methods", "supervised", "--labels-per-class", "1", *shared]) == 2
+    assert f"data set '{data}' has no images for test: add some, or give --holdout 0.2" in capsys.readouterr().err
+    assert main(["tune", "--method", "supervised", *shared]) == 2
+    assert "has no images for validation" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_wrong_options_are_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from semisynth import methods
 from semisynth.errors import UserError
-from semisynth.recipes.config import Config, Setting, method_class, method_names, method_options, method_parts
+from semisynth.recipes.config import Config, Reading, Setting, method_class, method_names, method_options, method_parts
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -37,7 +37,8 @@ def test_options_that_are_given_replace_defaults():
         ({"method": {"name": "fixmatsh"}}, "unknown method 'fixmatsh': did you mean 'fixmatch'?"),
         ({"method": "fixmatch"}, "'method' in a.json is 'fixmatch': it must be of type dict"),
         ({"steps": 0}, "steps is 0: give at least 1"),
-        ({"batch": -1}, "batch is -1: give at least 1"),
+        ({"batch": -1}, "batch is -1: give a number from 1 to 1048576"),
+        ({"batch": 2**21}, "batch is 2097152: give a number from 1 to"),
         ({"lr": -1}, "lr is -1: give a number from 0"),
     ],
 )
@@ -70,7 +71,15 @@ def test_the_source_is_part_of_a_configuration():
         Config.of({"method": {"name": "pssl"}, "source": 3}, "a.json")
 
 
+def test_how_images_are_read_is_part_of_a_configuration():
+    config = Config.of({"method": {"name": "pssl"}, "size": 28, "unreadable": "skip"})
+    assert config.reading == Reading(size=28, unreadable="skip") and config.flat()["size"] == 28
+    assert Config.of({"method": {"name": "pssl"}}).reading == Reading()  # as in configurations of earlier versions
+    with pytest.raises(UserError, match=r"'fit' in a\.json is 'zoom': it must be of type Literal"):
+        Config.of({"method": {"name": "pssl"}, "fit": "zoom"}, "a.json")
+
+
 def test_a_setting_has_at_least_one_of_everything():
     for name in ("steps", "batch", "unlabeled_batch"):
-        with pytest.raises(UserError, match=f"{name} is 0: give at least 1"):
+        with pytest.raises(UserError, match=f"{name} is 0: give (at least|a number from) 1"):
             Setting(**{name: 0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pictures
 import pytest
 import tiny
 import torch
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 
 from semisynth import generators, weights
 from semisynth.data import datasets
+from semisynth.data import own as datasets_own
+from semisynth.data.stored import Stored
 from semisynth.data.stream import to_float
 from semisynth.errors import UserError
 from semisynth.generators.gan import ConditionalGenerator
@@ -105,13 +108,65 @@ def test_unlabeled_images_come_from_where_the_setting_says(method, fields, gener
     assert generated is None or bool(((batch.u >= 0) & (batch.u <= 1)).all())
 
 
-def test_a_generator_of_another_size_is_refused(tmp_path):
+def test_a_generator_of_another_size_is_adapted_and_that_is_told(tmp_path):
     small = ConditionalGenerator((1, 8, 8), 3, latent=4, width=8)
     weights.write_json(tmp_path / "config.json", {"method": {"name": "gan", "latent": 4, "width": 8}})
     weights.write_json(tmp_path / "result.json", {"shape": [1, 8, 8], "classes": 3})
     weights.write_tensors(tmp_path / "model.safetensors", small.state_dict())
-    with pytest.raises(UserError, match=r"makes images of \(1, 8, 8\), data set 'digits' has \(1, 16, 16\)"):
-        Materials(tiny.config("mpssl", str(tmp_path)))
+    found = Materials(tiny.config("mpssl", str(tmp_path)))
+    assert found.told == (f"the images of generator '{tmp_path}' are resized from 8x8 to 16x16",)
+    z, y = torch.randn(3, 4), torch.arange(3)
+    expected = generators.Adapter((1, 8, 8), (1, 16, 16))(small.eval()(z, found.generator.order[y]))
+    torch.testing.assert_close(found.generator(z, y), expected)
+
+
+# ---- one's own images -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    pictures.folder(tmp_path / "set", 6, classes="ab", size=(12, 10))
+    for i in range(3):
+        pictures.save(tmp_path / "set" / "unlabeled" / f"{i}.png", i)
+    return str(tmp_path / "set")
+
+
+@pytest.mark.parametrize("reading, shape", [({}, (3, 16, 16)), ({"size": 20, "channels": "gray"}, (1, 20, 20))])
+def test_images_get_the_size_of_the_generator_unless_they_have_one(reading, shape, own, generator):
+    found = Materials(tiny.config("pssl", generator, data=own, **reading))
+    assert found.data.shape == shape and generators.shape(found.generator) == shape
+    adapted = "repeated over 3 channels" if not reading else "resized from 16x16 to 20x20"
+    assert found.told[-1] == f"the images of generator '{generator}' are {adapted}"
+    x = torch.rand(4, *shape)
+    reader = found.method.source.module
+    small = generators.Adapter(shape, (1, 16, 16))(x)
+    torch.testing.assert_close(reader(x), reader.classifier(small)[:, reader.order])
+
+
+def test_unlabeled_are_the_rest_of_the_pool_and_what_has_no_label(own):
+    found = Materials(tiny.config("fixmatch", data=own, holdout=0.0))
+    assert (len(found.labeled), len(found.rest)) == (4, 8 + 3) and found.rest.y[-3:].tolist() == [-1] * 3
+    unlabeled = rows(found.data.unlabeled.x)
+    assert rows(found.rest.x) == unlabeled | (rows(found.data.pool.x) - rows(found.labeled.x))
+    whole = Materials(tiny.config("fixmatch", data=own, holdout=0.0, labels_per_class=0))
+    assert (len(whole.labeled), len(whole.rest)) == (12, 12 + 3)
+
+
+def test_images_in_a_file_make_the_same_batches(own, monkeypatch):
+    memory = Materials(tiny.config("fixmatch", data=own))
+    monkeypatch.setattr(datasets_own, "IN_MEMORY", 10)
+    file = Materials(tiny.config("fixmatch", data=own))
+    assert isinstance(file.labeled.x, Stored)
+    for step in range(4):
+        one, other = memory.stream(step), file.stream(step)
+        assert tiny.same([one.x, one.y, one.u, one.index], [other.x, other.y, other.u, other.index])
+
+
+def test_features_of_gray_images_are_not_for_colours(own):
+    with pytest.raises(
+        UserError, match=r"--init foundation has features of 1 channel, the images have 3: .* --channels gray"
+    ):
+        Materials(tiny.config("supervised", data=own, init="foundation"))
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -136,7 +191,7 @@ def test_a_generator_that_nothing_reads_is_refused(method, fields, generator):
 def test_a_pool_without_unlabeled_images_is_refused(monkeypatch):
     found = Materials(tiny.config("fixmatch"))
     few = replace(found.data, pool=found.labeled)
-    monkeypatch.setattr(datasets, "load", lambda name: few)
+    monkeypatch.setattr(datasets, "load", lambda name, reading: few)
     with pytest.raises(UserError, match="every image of the pool is labeled"):
         Materials(tiny.config("fixmatch", labels_per_class=2))
 

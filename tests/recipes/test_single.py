@@ -9,16 +9,21 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pictures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import environment, insight, report
+from semisynth import calibration, environment, insight, report
+from semisynth.cli import main
 from semisynth.data import datasets
+from semisynth.data import own as datasets_own
+from semisynth.data.datasets import Reading
+from semisynth.data.decode import Preparation
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
-from semisynth.recipes import single
+from semisynth.recipes import cells, single
 from semisynth.recipes.config import Config
 from semisynth.recipes.materials import Materials
 from semisynth.weights import SHIPPED
@@ -41,8 +46,8 @@ def mapped(generator, tmp_path_factory) -> Path:
 
 
 def test_a_run_directory_is_whole(run):
-    names = {"config.json", "log.jsonl", "checkpoint.pt", "model.safetensors", "result.json"}
-    assert {file.name for file in run.iterdir()} == names
+    names = {"config.json", "data.json", "log.jsonl", "checkpoint.pt", "model.safetensors", "model-card.md"}
+    assert {file.name for file in run.iterdir()} == {*names, "result.json"}
     config = tiny.config("supervised", checkpoint_every=2, evaluate_every=3)
     assert json.loads((run / "config.json").read_text()) == config.flat()
     log = tiny.log(run)
@@ -58,6 +63,8 @@ def test_the_result_is_that_of_the_averaged_weights(run):
     assert not model.training
     assert result["test"] == classify(model, data.test, data.classes)
     assert result["validation"] == classify(model, data.validation, data.classes)
+    told = calibration.conclude(model, {"validation": data.validation, "test": data.test}, data.classes, CPU)
+    assert result["calibration"] == told["calibration"] and result["calibration"]["images"] == 300
     assert tiny.log(run)[-1]["validation/loss"] == result["validation"]["loss"]
     assert tiny.same(dict(model.state_dict()), dict(tiny.checkpoint(run)["ema"]))
     facts = {"method": "supervised", "task": "classify", "labels_per_class": 2, "seed": 0, "steps": 6, "finished": True}
@@ -117,7 +124,10 @@ def test_a_run_that_lost_its_result_ends_again_without_a_step(run, tmp_path):
         assert (copy / name).read_bytes() == (run / name).read_bytes()
 
 
-@pytest.mark.parametrize("name, message", [("config.json", "It must be JSON"), ("checkpoint.pt", "is damaged")])
+@pytest.mark.parametrize(
+    "name, message",
+    [("config.json", "It must be JSON"), ("data.json", "It must be JSON"), ("checkpoint.pt", "is damaged")],
+)
 def test_a_damaged_run_is_named_and_not_touched(run, tmp_path, name, message):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -189,8 +199,170 @@ def test_only_a_finished_classifier_is_trained(run, generator, tmp_path):
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         single.trained(tmp_path, CPU)
     shutil.copy(run / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"is not finished: the same fit goes on where it stopped"):
+        single.trained(tmp_path, CPU)
+    shutil.copy(run / "result.json", tmp_path)
     with pytest.raises(UserError, match=r"model\.safetensors does not exist: it is written when a run ends"):
         single.trained(tmp_path, CPU)
+    (tmp_path / "result.json").write_text('{"data": {}}')
+    with pytest.raises(
+        UserError, match=r"result\.json is not as fit wrote it \(KeyError\('class_names'\)\): restore it"
+    ):
+        single.classifier(tmp_path, CPU)
+
+
+def test_a_run_of_an_earlier_version_is_still_read_and_left_as_it_is(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config, result = (json.loads((copy / f"{name}.json").read_text()) for name in ("config", "result"))
+    (copy / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in vars(Reading())}))
+    (copy / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k not in ("data", "class_names")}))
+    assert "data" not in single.fit(tiny.config("supervised", checkpoint_every=2, evaluate_every=3), copy, show=False)
+    one, other = single.classifier(copy, CPU), single.classifier(run, CPU)
+    preparation = Preparation((16, 16), 1, "crop")
+    assert (one[0], one[2:]) == (other[0], other[2:]) == (Config.of(config), (tuple("0123456789"), preparation))
+    assert tiny.same(dict(one[1].state_dict()), dict(other[1].state_dict()))
+
+
+# ---- one's own images -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A run on a folder that has since changed."""
+    root = tmp_path_factory.mktemp("own")
+    data = pictures.folder(root / "set", 8, classes="ab", splits=("",), size=(12, 10))
+    single.fit(tiny.config("supervised", data=str(data), steps=3, holdout=0.25, fit="pad"), root / "run", show=True)
+    return root
+
+
+def test_a_result_tells_of_the_data(own):
+    result = json.loads((own / "run" / "result.json").read_text())
+    assert result["class_names"] == ["a", "b"] and result["shape"] == [3, 32, 32]
+    assert result["data"] == {
+        "source": str(own / "set"),
+        "hash": result["data"]["hash"],
+        "size": [32, 32],
+        "channels": 3,
+        "fit": "pad",
+        "images": {"train": 8, "validation": 4, "test": 4},
+        "notes": [
+            "resized to 32x32 (pad): 16 of 16 images",
+            "4 of 16 labeled training images were set aside for validation (--holdout)",
+            "4 of 16 labeled training images were set aside for test (--holdout)",
+        ],
+    }
+    assert result["test"]["images"] == 4
+
+
+def test_what_was_done_is_printed(tmp_path, capsys):
+    data = str(pictures.folder(tmp_path / "set", 2))
+    single.fit(tiny.config("supervised", data=data, steps=1, holdout=0.0), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert f"{data}: resized to 32x32 (crop): 8 of 8 images\n{data}: there are no images for validation\n" in told
+
+
+def test_a_classifier_is_used_without_its_data(own, tmp_path):
+    config, model, names, preparation = single.classifier(own / "run", CPU)
+    assert names == ("a", "b") and preparation == Preparation((32, 32), 3, "pad") and not model.training
+    again, same, data = single.trained(own / "run", CPU)
+    assert (
+        again == config and data.shape == (3, 32, 32) and tiny.same(dict(same.state_dict()), dict(model.state_dict()))
+    )
+    result = json.loads((own / "run" / "result.json").read_text())
+    assert result["test"] == classify(model, data.test, data.classes)
+    moved = tmp_path / "moved"
+    shutil.copytree(own / "run", moved)
+    (moved / "config.json").write_text((moved / "config.json").read_text().replace(str(own), "/nowhere"))
+    assert single.classifier(moved, CPU)[2:] == (names, preparation)
+
+
+def settled(root: Path, **fields: object) -> Config:
+    return tiny.config("supervised", data=str(root / "set"), steps=2, size=8, holdout=0.25, **fields)
+
+
+CHANGES = {
+    "another image": (lambda s: pictures.save(s / "a" / "new.png", 99), "images (train 8, validation 4, test 4 there"),
+    "another class": (lambda s: pictures.save(s / "c" / "0.png", 99), "class names (a, b there, a, b, c now)"),
+    "an image of other pixels": (lambda s: pictures.save(s / "a" / "0.png", 99, (12, 10)), "differ: hash ("),
+    "a class of another name": (lambda s: (s / "a").rename(s / "z"), "class names (a, b there, b, z now)"),
+}
+
+
+@pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("state", ["finished", "cut off"])
+def test_a_run_on_data_that_changed_is_neither_gone_on_with_nor_measured(state, change, message, tmp_path, monkeypatch):
+    pictures.folder(tmp_path / "set", 8, classes="ab", splits=("",), size=(12, 10))
+    out = tmp_path / "run"
+    single.fit(settled(tmp_path), out, show=False)
+    assert single.fit(settled(tmp_path), out, show=False) == json.loads((out / "result.json").read_text())
+    if state == "cut off":
+        (out / "result.json").unlink()
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+    change(tmp_path / "set")
+    told = re.escape(f"--out {out} holds a run on other data: {message.removeprefix('differ: ')}")
+    with pytest.raises(UserError, match=f"{told}.*Give another --out"):
+        single.fit(settled(tmp_path), out, show=False)
+    monkeypatch.setattr(cells, "Materials", None)
+    with pytest.raises(UserError, match=told):
+        cells._check_data([cells.Cell(out, settled(tmp_path))])
+    if state == "finished":
+        told = re.escape(f"the data are not those of the run, {message.removeprefix('differ: ')}")
+        with pytest.raises(UserError, match=f"{told}.*: give --data to measure on other images"):
+            single.trained(out, CPU)
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == before
+
+
+def test_a_run_that_does_not_tell_of_its_data_is_read_as_before(tmp_path):
+    pictures.folder(tmp_path / "set", 4, classes="ab", splits=("",))
+    result = single.fit(settled(tmp_path), tmp_path / "run", show=False)
+    (tmp_path / "run" / "data.json").unlink()
+    pictures.save(tmp_path / "set" / "a" / "new.png", 99)
+    assert single.fit(settled(tmp_path), tmp_path / "run", show=False) == result
+
+
+def test_the_generators_size_is_that_of_the_data_when_the_run_is_taken_up_again(generator, tmp_path):
+    pictures.folder(tmp_path / "set", 4, classes="ab", splits=("",), size=(9, 9), mode="L")
+    config = tiny.config("mpssl", generator, data=str(tmp_path / "set"), steps=1)
+    result = single.fit(config, tmp_path / "run", show=False)
+    assert result["shape"] == [1, 16, 16] and single.fit(config, tmp_path / "run", show=False) == result
+    assert single.trained(tmp_path / "run", CPU)[2].hash == result["data"]["hash"]
+
+
+def test_too_few_images_for_the_labels_name_the_class_and_what_was_set_aside(tmp_path):
+    pictures.folder(tmp_path / "set", 8, classes="ab", splits=("",))
+    message = "labels_per_class is 9, but class 'a' has only 4 images to train on (2 are for validation, 2 for test: "
+    with pytest.raises(UserError, match=re.escape(message) + r"see --holdout\): give at most 4"):
+        single.fit(settled(tmp_path, labels_per_class=9), tmp_path / "run", show=False)
+    with pytest.raises(UserError, match=r"only 8 images to train on: give at most 8"):
+        config = tiny.config("supervised", data=str(tmp_path / "set"), holdout=0.0, labels_per_class=9)
+        single.fit(config, tmp_path / "run", show=False)
+
+
+def test_a_configuration_of_an_earlier_version_is_read(tmp_path):
+    config = tiny.config("supervised", steps=1)
+    result = single.fit(config, tmp_path / "run", show=False)
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps({**config.flat(), "mirror": "auto"}))
+    assert single.fit(config, tmp_path / "run", show=False) == result
+    assert single.classifier(tmp_path / "run", CPU)[0] == config
+    assert main(["fit", "--config", str(file), "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_without_validation_and_test_images_ends_well(tmp_path):
+    data = str(pictures.folder(tmp_path / "set", 3, splits=("train",)))
+    result = single.fit(tiny.config("supervised", data=data, steps=2, holdout=0.0), tmp_path / "run", show=False)
+    assert not {"test", "validation"} & result.keys() and result["data"]["images"] == {"train": 6}
+    assert "validation/accuracy" not in tiny.log(tmp_path / "run")[-1]
+    report.write([tmp_path / "run"], tmp_path / "report.html")
+
+
+def test_a_run_goes_on_and_gives_the_same_bytes_with_images_in_a_file(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_own, "IN_MEMORY", 10)
+    config = tiny.config("supervised", data=str(own / "set"), steps=3, holdout=0.25, fit="pad")
+    single.fit(config, tmp_path / "run", show=False)
+    weights = "model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (own / "run" / weights).read_bytes()
 
 
 def test_what_is_for_the_first_rank_is_not_done_by_another(tmp_path, monkeypatch):
@@ -212,8 +384,12 @@ def test_features_start_from_a_run(run):
 
 
 WRONG = {
-    "data": ("supervised", {"data": "digit"}, "unknown data set 'digit': did you mean 'digits'?"),
-    "labels": ("supervised", {"labels_per_class": 500}, "labels_per_class is 500, but class 8 has only 97 images"),
+    "data": (
+        "supervised",
+        {"data": "digit"},
+        "unknown data set (and there is no such path) 'digit': did you mean",
+    ),
+    "labels": ("supervised", {"labels_per_class": 500}, "labels_per_class is 500, but class '8' has only 97 images"),
     "negative labels": ("supervised", {"labels_per_class": -1}, "labels_per_class is -1: give at least 1"),
     "model": ("supervised", {"model": "small-cn"}, "unknown model 'small-cn': did you mean 'small-cnn'?"),
     "init": ("supervised", {"init": "nowhere"}, "unknown init (or run directory) 'nowhere'"),
