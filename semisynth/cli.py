@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -19,35 +21,59 @@ Trains image classifiers from a handful of labels and a generative model.
 commands:
 {commands}
 
-semisynth COMMAND --help lists the options of a command."""
+semisynth COMMAND --help lists the options of a command.
+
+exit codes:
+  0         done
+  1         done, and data check or doctor found something to mend
+  2         a mistake that you can mend, told on stderr; nothing is half written
+  130       interrupted (Ctrl-C); nothing is half written, and the same command goes on"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for a mistake of the user's, told in one sentence."""
+    """Run a command; returns the exit code: 0; 1 for findings to mend; 2 for a mistake of the user's, told in one
+    sentence; 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names on disk may be no text
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            lines = [f"  {name:10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-            print(USAGE.format(commands="\n".join(lines)))
-            return 0
-        if arguments[0] == "--version":
-            from importlib.metadata import version
-
-            print(version("semisynth"))
-            return 0
-        COMMANDS[choose(arguments[0], COMMANDS, "command")](arguments[1:])
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # that its reader is gone is noticed here, not after the end
     except UserError as error:
         print(f"semisynth: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("semisynth: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        left = str(stop) or "the same command goes on from what is done"
+        print(f"semisynth: interrupted; {left}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at the end
         return 0
     except OSError as error:
         print(f"semisynth: error: {error.filename or 'output'}: {error.strerror}. Give another place.", file=sys.stderr)
         return 2
-    return 0
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no error of its own on the CPU
+            raise
+        print("semisynth: error: there is not enough memory: ask for less of batch, size or model.", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        print(USAGE.format(commands="\n".join(lines)))
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("semisynth"))
+        return 0
+    return COMMANDS[choose(arguments[0], COMMANDS, "command")](arguments[1:]) or 0
 
 
 def fit(arguments: list[str]) -> None:
@@ -72,30 +98,69 @@ def fit(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Measure the classifier of a run on the test split."""
+    """Measure the classifier of a run on the test split, or on other labeled images."""
     from semisynth import options
-    from semisynth.engine import resolve
-    from semisynth.evaluate import classify
-    from semisynth.recipes import single
+    from semisynth.predictor import measure, measure_again
 
     parser = options.new_parser("evaluate", evaluate.__doc__)
     parser.add_argument("run", type=str, help="a finished run directory")
-    parser.add_argument("--split", type=Literal["test", "validation"], default="test", help="of the run's data set")
+    parser.add_argument("--data", type=str, help="other labeled images, of classes of the same names: see fit --data")
+    parser.add_argument(
+        "--split", type=Literal["test", "validation", "train"], help="left out: test, or all that --data has"
+    )
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     given = options.parse(parser, arguments)
-    device = resolve(given["device"])
-    _, model, data = single.trained(Path(given["run"]), device)
-    measured = classify(model, getattr(data, given["split"]), data.classes, device=device)
+    run, split = Path(given["run"]), given["split"]
+    if given["data"] is not None:
+        measured = measure(run, given["data"], split=split, device=given["device"], show=not given["json"])
+    else:
+        split = split or "test"
+        measured = measure_again(run, split, given["device"])
     if given["json"]:
         print(json.dumps(measured))
         return
     low, high = measured["interval"]
-    print(f"{given['split']} accuracy {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}], {measured['images']} images")
+    what = split or given["data"]
+    print(f"{what} accuracy {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}], {measured['images']} images")
     print(f"cross-entropy {measured['loss']:.3f}, calibration error {measured['calibration_error']:.3f}")
+    mended = measured["calibrated"]
+    told = f"cross-entropy {mended['loss']:.3f}, calibration error {mended['error']:.3f}"
+    print(f"with the run's temperature {mended['temperature']:.3f}: {told}")
     for name, row in measured["per_class"].items():
         recall, precision = (f"{row[key]:.3f}" if row[key] is not None else "none" for key in ("accuracy", "precision"))
         print(f"  {name}: recall {recall}, precision {precision}, {row['images']} images")
+
+
+def predict(arguments: list[str]) -> None:
+    """Label images with the classifier of a run: a table of labels, confidences and probabilities."""
+    from dataclasses import asdict
+
+    from semisynth import options
+    from semisynth.predict import predict as label
+
+    parser = options.new_parser("predict", predict.__doc__)
+    parser.add_argument("run", type=str, help="a finished run directory")
+    parser.add_argument(
+        "images", type=str, nargs="+", help="images, folders of them (of any depth), manifests, or .npz files"
+    )
+    parser.add_argument(
+        "--out", type=str, required=True, help="the table, as CSV; what cannot be read is listed beside"
+    )
+    parser.add_argument("--reject", type=float, default=0.0, help="confidence below which the label is left blank")
+    parser.add_argument("--batch", type=int, default=64, help="images in memory at a time")
+    parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--json", action="store_true", help="print what became of the images as one JSON object")
+    given = options.parse(parser, arguments)
+    run, images, out, silent = (given.pop(name) for name in ("run", "images", "out", "json"))
+    found = label(Path(run), images, Path(out), show=not silent, **given)
+    if silent:
+        print(json.dumps(asdict(found)))
+        return
+    rejected = f", {found.rejected} of them without a label (--reject {given['reject']:g})" * bool(found.rejected)
+    print(f"wrote {out}: {found.images} images{rejected}")
+    if found.unreadable:
+        print(f"{len(found.unreadable)} could not be read: {found.listing}")
 
 
 def report(arguments: list[str]) -> None:
@@ -143,7 +208,7 @@ def bench(arguments: list[str]) -> None:
     from semisynth.engine import Engine
     from semisynth.recipes import bench as recipe
     from semisynth.recipes import cells, presets
-    from semisynth.recipes.config import Setting
+    from semisynth.recipes.config import Reading, Setting
 
     rows = ", ".join(presets.rows())
     parser = options.new_parser("bench", bench.__doc__)
@@ -154,6 +219,7 @@ def bench(arguments: list[str]) -> None:
     parser.add_argument("--against", type=str, help="one of the methods, to be contrasted with each other one")
     options.add_pool(parser, "the directory of the bench")
     parser.add_class_arguments(Setting, None, skip={"labels_per_class", "unlabeled"})
+    parser.add_class_arguments(Reading, None)
     parser.add_class_arguments(Engine, None, skip={"seed"})
     given = options.parse(parser, arguments)
     names, pivot = given.pop("methods").replace(" ", "").split(","), given.pop("against")
@@ -191,6 +257,46 @@ def demo(arguments: list[str]) -> None:
     print(f"The report, with curves and the images that the mapper asks for: {out / 'report.html'}")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (fit, evaluate, report, tune, bench, demo)
+def data(arguments: list[str]) -> int:
+    """Look at one's own images: semisynth data check PATH tells what they are and what may be wrong with them."""
+    from semisynth import options
+    from semisynth.data import catalog, check
+    from semisynth.log import watched
+    from semisynth.weights import write_json
+
+    parser = options.new_parser("data", data.__doc__)
+    parser.add_argument("action", type=Literal["check"])
+    parser.add_argument("path", type=str, help="a folder, a manifest (.csv, .tsv, .parquet), an .npz file or hub:NAME")
+    parser.add_argument(
+        "--out", type=str, default="data-check.json", help="where everything that was found is written, *.json"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    given = options.parse(parser, arguments)
+    out = Path(given["out"])
+    if out.suffix != ".json":
+        raise UserError(f"--out is {out}: give the name of a file that ends in .json.")
+    images = catalog.read(given["path"])
+    found = check.check(images, watched(range(len(images.items)), "looking at images"))
+    write_json(out, found)
+    print(json.dumps(found) if given["json"] else f"{check.told(found)}\nall of it: {given['out']}")
+    if found["looked_at"] < found["images"]:
+        raise KeyboardInterrupt(f"what was found until then is in {given['out']}")
+    return 1 if check.problems(found) else 0
+
+
+def doctor(arguments: list[str]) -> int:
+    """Tell what is here to work with, and try whether a small run works from end to end."""
+    from semisynth import options
+    from semisynth.doctor import examine, told
+
+    parser = options.new_parser("doctor", doctor.__doc__)
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    given = options.parse(parser, arguments)
+    found = examine()
+    print(json.dumps(found) if given["json"] else told(found))
+    return 0 if found["passed"] else 1
+
+
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+    command.__name__: command for command in (fit, evaluate, predict, report, tune, bench, data, demo, doctor)
 }

@@ -21,6 +21,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded images of the tests lie where those of the user do not."""
+    os.environ["SEMISYNTH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a generator that hardly learned; its source classifier's is beside it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from PIL import Image
 from safetensors.torch import load_file
 
 from semisynth import cli
@@ -76,7 +78,7 @@ def test_help_says_what_a_source_is_and_how_to_make_one(command, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--source SOURCE what reads labeled images as the generator's classes" in text
     assert "a fit on --data generator:NAME; for a shipped generator it ships too" in text
-    assert "letters, or generator:NAME for the labeled samples of a generator" in text
+    assert "letters; generator:NAME for the labeled samples of a generator; or one" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -147,7 +149,7 @@ def test_only_the_first_rank_tells(run, capsys, monkeypatch):
 
 MISTAKES = {
     "command": (["fti"], "unknown command 'fti': did you mean 'fit'? Choose from: fit, evaluate,"),
-    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of entropy, fixmatch, gan,"),
+    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of entropy, fixmatch, flexmatch,"),
     "empty method": (["fit", "--out", "{out}", "--method"], "--method is missing"),
     "method": (
         ["fit", "--method", "supervsed", "--out", "{out}"],
@@ -173,10 +175,13 @@ MISTAKES = {
     "choice of the method": ([*SUPERVISED, "--method.view", "medium", "--out", "{out}"], "Got value: medium"),
     "no steps": ([*SUPERVISED, "--steps", "0", "--out", "{out}"], "steps is 0: give at least 1"),
     "rate": ([*SUPERVISED, "--lr", "-1", "--out", "{out}"], "lr is -1.0: give a number from 0"),
-    "data": ([*SUPERVISED, "--data", "digit", "--out", "{out}"], "unknown data set 'digit': did you mean 'digits'?"),
+    "data": (
+        [*SUPERVISED, "--data", "digit", "--out", "{out}"],
+        "unknown data set (and there is no such path) 'digit': did you mean 'digits'?",
+    ),
     "labels": (
         [*SUPERVISED, "--labels-per-class", "98", "--out", "{out}"],
-        "class 8 has only 97 images: give at most 97",
+        "class '8' has only 97 images to train on (29 are for validation, 48 for test): give at most 97",
     ),
     "model": (
         [*SUPERVISED, "--model", "small-cn", "--out", "{out}"],
@@ -217,6 +222,21 @@ MISTAKES = {
         "'steps' in {foreign}/type.json is",
     ),
     "no run": (["evaluate", "{out}"], "config.json does not exist: give the path of a run directory"),
+    "no run to predict with": (["predict", "{out}", "{foreign}/half.json", "--out", "{out}/p.csv"], "does not exist"),
+    "no image": (["predict", "{run}", "{foreign}", "--out", "{out}"], "holds no image: they are told by their names"),
+    "no image that can be read": (
+        ["predict", "{run}", "{foreign}/half.json", "--out", "{out}", "--json"],
+        "none of 1 images can be read. {foreign}/half.json is no image",
+    ),
+    "an image that is not there": (
+        ["predict", "{run}", "{out}", "--out", "{out}/p.csv"],
+        "run does not exist: give images",
+    ),
+    "a share": (
+        ["predict", "{run}", "{foreign}", "--out", "{out}", "--reject", "2"],
+        "reject is 2.0: give a number from 0 to 1",
+    ),
+    "no other images": (["evaluate", "{run}", "--data", "{out}"], "run does not exist: give a folder, a file"),
     "no run to report": (["report", "{out}", "--out", "{out}/a.html"], "no run in '{out}'"),
     "report below a file": (
         ["report", "{run}", "--out", "{run}/config.json/deep/a.html"],
@@ -303,11 +323,61 @@ def test_evaluate_measures_the_run_again(run, capsys):
     result = json.loads((run / "result.json").read_text())
     for split in ("test", "validation"):
         assert main(["evaluate", str(run), "--split", split, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == result[split]
+        found, temperature = json.loads(capsys.readouterr().out), result["calibration"]["temperature"]
+        calibrated = {"temperature": temperature, **result["calibration"][split]["after"]}
+        assert found == {**result[split], "calibrated": calibrated}
     assert main(["evaluate", str(run)]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"test accuracy {result['test']['accuracy']:.3f} [") and "500 images\n" in text
+    assert f"with the run's temperature {temperature:.3f}: cross-entropy" in text
     assert re.search(r"^  3: recall \d\.\d{3}, precision (\d\.\d{3}|none), \d+ images$", text, re.M)
+
+
+def test_evaluate_measures_other_images(run, pictures, capsys):
+    assert main(["evaluate", str(run), "--data", str(pictures), "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["images"], len(found["unreadable"]), told.err) == (4, 1, "")
+    assert [len(row) for row in found["confusion"]] == [10] * 10 and found["per_class"]["7"]["images"] == 2
+    assert main(["evaluate", str(run), "--data", str(pictures), "--split", "train"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"train accuracy {found['accuracy']:.3f} [") and "left out: 7/broken.png" in told.err
+    mended = found["calibrated"]
+    assert f"temperature {mended['temperature']:.3f}: cross-entropy {mended['loss']:.3f}, calibration" in told.out
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Two images each of the digits 3 and 7, and a file that is none."""
+    for name in ("3", "7"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (20 + i, 30), (50 * i, 0, 9)).save(tmp_path / "pictures" / name / f"{i}.png")
+    (tmp_path / "pictures" / "7" / "broken.png").write_text("broken")
+    return tmp_path / "pictures"
+
+
+def test_predict_writes_a_table_and_tells_what_is_not_in_it(run, pictures, tmp_path, capsys):
+    out = tmp_path / "p.csv"
+    assert main(["predict", str(run), str(pictures), "--out", str(out), "--reject", "1", "--batch=3"]) == 0
+    told = capsys.readouterr()
+    assert told.out == (
+        f"wrote {out}: 4 images, 4 of them without a label (--reject 1)\n"
+        f"1 could not be read: {tmp_path / 'p.unreadable.csv'}\n"
+    )
+    assert told.err.startswith("left out: ") and "broken.png" in told.err
+    assert main(["predict", str(run), str(pictures / "3" / "0.png"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}: 1 images\n"
+
+
+def test_predict_tells_machines_in_json(run, pictures, tmp_path, capsys):
+    out = tmp_path / "p.csv"
+    assert main(["predict", str(run), str(pictures), "--out", str(out), "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert told.err == "" and found["out"] == str(out) and found["listing"] == str(tmp_path / "p.unreadable.csv")
+    assert (found["images"], found["rejected"], sum(found["labels"].values())) == (4, 0, 4)
+    assert [row["file"] for row in found["unreadable"]] == [f"{pictures}/7/broken.png"]
 
 
 def test_report_is_one_file(run, tmp_path, capsys):
@@ -325,15 +395,37 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     assert "interrupted; the same command goes on" in capsys.readouterr().err
 
 
+def test_an_interrupt_says_what_is_left(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt("half of it is there")
+
+    monkeypatch.setitem(cli.COMMANDS, "fit", interrupted)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "semisynth: interrupted; half of it is there.\n"
+
+
 @pytest.mark.parametrize(
-    "error, code, told", [(BrokenPipeError(), 0, ""), (OSError(28, "No space left"), 2, "output: No")]
+    "error, code, told",
+    [
+        (BrokenPipeError(), 0, ""),
+        (OSError(28, "No space left"), 2, "output: No"),
+        (MemoryError(), 2, "there is not enough memory: ask for less of batch"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "there is not enough memory"),
+    ],
 )
-def test_a_pipe_or_disk_that_ends_is_no_traceback(error, code, told, monkeypatch, capsys):
+def test_a_pipe_disk_or_memory_that_ends_is_no_traceback(error, code, told, monkeypatch, capsys):
     def failing(arguments):
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "fit", failing)
     assert main(["fit"]) == code and told in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_can_be_printed(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setitem(cli.COMMANDS, "fit", lambda arguments: print("caf\udce9"))
+    assert main(["fit"]) == 0 and out.buffer.getvalue() == b"caf\\udce9\n"
 
 
 def test_the_exported_weights_are_those_of_the_checkpoints_average(run):
