@@ -98,15 +98,21 @@ def content(path: str, name: str) -> bytes:
     if remote(path):
         return _fetched(path, name)
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{name} is no file")
-        if found.st_size > LARGEST:
-            raise UserError(f"{name} has {found.st_size:,} bytes: more than {LARGEST:,} is no image")
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_opener) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{name} is no file")
+            if found.st_size > LARGEST:
+                raise UserError(f"{name} has {found.st_size:,} bytes: more than {LARGEST:,} is no image")
             return file.readall()
+    except IsADirectoryError as error:
+        raise UserError(f"{name} is no file") from error
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or line(error)}") from error
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would be waited for
 
 
 def listed(path: str) -> bytes:
