@@ -6,6 +6,8 @@ forward and backward pass on all images, and the step of SGD. Blocks of both tak
 else the machine does falls on both; an engine block is compared with the mean of the bare blocks before and after it.
 torch has `--threads` threads on both sides; the engine also gathers the next batch's bytes on a thread of its own.
 
+With `--rsmatch` one side is `Engine.fit` of RSMatch, told apart from the first step on, and the other that of FixMatch.
+
 The default takes about three minutes on two cores, of which the WRN has most.
 """
 
@@ -32,11 +34,12 @@ from semisynth.augment import Strong, Weak
 from semisynth.data.datasets import Images
 from semisynth.data.stream import Pool, Stream
 from semisynth.engine import Engine, resolve
-from semisynth.method import Batch
-from semisynth.methods import FixMatch
+from semisynth.method import Batch, Method
+from semisynth.methods import FixMatch, RSMatch
 
 CLASSES, IMAGES = 10, 2000
 TARGET = 1.10
+RSMATCH_TARGET = 1.20
 
 
 def main() -> None:
@@ -47,7 +50,8 @@ def main() -> None:
     results = []
     for network in given.networks:
         results.append(measure(network, given, device))
-        print("{network}: {ratio:.3f}, interval {interval}, bare step {bare_ms} ms".format(**results[-1]), flush=True)
+        told = "{network}: {ratio:.3f}, interval {interval}, step of the other side {bare_ms} ms"
+        print(told.format(**results[-1]), flush=True)
     timing.conclude("step", given, device, results)
 
 
@@ -55,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser = timing.options(__doc__, repeats=9)
     parser.add_argument("--networks", nargs="+", default=["small-cnn", "wrn-16-2"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rsmatch", action="store_true", help="measure RSMatch over FixMatch instead")
     parser.add_argument("--batch", type=int, default=64, help="labeled images of a step")
     parser.add_argument("--unlabeled-batch", type=int, default=7 * 64, help="unlabeled images of a step")
     parser.add_argument("--channels", type=int, default=3)
@@ -64,36 +69,63 @@ def parse() -> argparse.Namespace:
 
 
 def measure(network: str, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The ratio of an engine step's time to a bare one's, for the network of that name."""
+    """The ratio of an engine step's time to one of the other side, for the network of that name."""
     torch.manual_seed(0)
     model = models.build(network, given.channels, CLASSES).to(device)
-    step = bare(copy.deepcopy(model), given, device)
-    step()  # the first one allocates
-    block = max(1, int(given.seconds / seconds(step, 1, device)))
-    turns = Turns(lambda: seconds(step, block, device), block, device)
-    turns.run(FixMatch(model, Weak(True), Strong(True)), stream(given, device), given.repeats)
+    views, shape = (Weak(True), Strong(True)), (given.channels, given.size, given.size)
+    method: Method = FixMatch(model, *views)
+    other = repeated(bare(copy.deepcopy(model), given, device), device)
+    if given.rsmatch:
+        other = fitted(FixMatch(copy.deepcopy(model), *views), given, device)
+        method = RSMatch(model, *views, CLASSES, IMAGES, shape, start=0.0)
+    other(1)  # the first one allocates
+    block = max(1, int(given.seconds / other(1)))
+    turns = Turns(lambda: other(block), block, device)
+    turns.run(method, stream(given, device), given.repeats)
     engine = turns.engine[1:]  # without the first, which warms up
     around = [(before + after) / 2 for before, after in pairwise(turns.bare)]
     return {
         "network": network,
+        "sides": ["rsmatch", "fixmatch"] if given.rsmatch else ["fixmatch", "bare"],
         **timing.ratio(engine, around),
-        "target": TARGET,
+        "target": RSMATCH_TARGET if given.rsmatch else TARGET,
         "steps_of_a_block": block,
         "engine_ms": round(1000 * median(engine) / block, 2),
         "bare_ms": round(1000 * median(around) / block, 2),
         "images": [given.batch, given.unlabeled_batch],
-        "shape": [given.channels, given.size, given.size],
+        "shape": list(shape),
     }
 
 
-def seconds(step: Callable[[], None], times: int, device: torch.device) -> float:
+def repeated(step: Callable[[], None], device: torch.device) -> Callable[[int], float]:
     """How long so many steps take."""
-    wait(device)
-    began = time.perf_counter()
-    for _ in range(times):
-        step()
-    wait(device)
-    return time.perf_counter() - began
+
+    def seconds(times: int) -> float:
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(times):
+            step()
+        wait(device)
+        return time.perf_counter() - began
+
+    return seconds
+
+
+def fitted(method: Method, given: argparse.Namespace, device: torch.device) -> Callable[[int], float]:
+    """How long so many steps of the engine take with this method."""
+    engine, batches = (
+        Engine(device=str(device), log_every=0, evaluate_every=0, checkpoint_every=0),
+        stream(given, device),
+    )
+
+    def seconds(steps: int) -> float:
+        wait(device)
+        began = time.perf_counter()
+        engine.fit(method, batches, steps)
+        wait(device)
+        return time.perf_counter() - began
+
+    return seconds
 
 
 def wait(device: torch.device) -> None:
@@ -138,7 +170,7 @@ class Turns:
         self.bare: list[float] = []
         self._made, self._ahead = 0, threading.Condition()
 
-    def run(self, method: FixMatch, stream: Stream, repeats: int) -> None:
+    def run(self, method: Method, stream: Stream, repeats: int) -> None:
         """A block to warm up, `repeats` more, and one step that keeps the stream ahead to the end of them."""
         self._last = (repeats + 1) * self.block
         engine = Engine(device=str(self.device), log_every=self.block, evaluate_every=self.block, checkpoint_every=0)

@@ -108,10 +108,17 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument(
         "--split", type=Literal["test", "validation", "train"], help="left out: test, or all that --data has"
     )
+    told = "score the detector of rsmatch instead, against the hidden.parquet of the mix that it was trained on"
+    parser.add_argument("--hidden", type=str, help=told)
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     given = options.parse(parser, arguments)
     run, split = Path(given["run"]), given["split"]
+    if given["hidden"] is not None:
+        if given["data"] is not None or split is not None:
+            raise UserError("--hidden scores the pool of the run: leave --data and --split out.")
+        _contamination(run, Path(given["hidden"]), given["device"], given["json"])
+        return
     if given["data"] is not None:
         measured = measure(run, given["data"], split=split, device=given["device"], show=not given["json"])
     else:
@@ -130,6 +137,23 @@ def evaluate(arguments: list[str]) -> None:
     for name, row in measured["per_class"].items():
         recall, precision = (f"{row[key]:.3f}" if row[key] is not None else "none" for key in ("accuracy", "precision"))
         print(f"  {name}: recall {recall}, precision {precision}, {row['images']} images")
+
+
+def _contamination(run: Path, hidden: Path, device: str, as_json: bool) -> None:
+    from semisynth import contamination
+    from semisynth.engine import resolve
+
+    found = contamination.score(run, hidden, resolve(device))
+    if as_json:
+        print(json.dumps(found))
+        return
+    auroc = "none" if found["auroc"] is None else f"{found['auroc']:.3f}"
+    print(f"detector AUROC {auroc}, calibration error {found['calibration_error']:.3f}")
+    print(f"synthetic share estimated {found['share']['estimated']:.3f}, true {found['share']['true']:.3f}")
+    for name, row in found["sources"].items():
+        taken = "none" if row["taken"] is None else f"{row['taken']:.3f}"
+        print(f"  {name}: {row['images']} images, {taken} taken for synthetic, {row['queued']} ever queued")
+    print(f"wrote {run / contamination.NAME}; semisynth report {run} shows it")
 
 
 def predict(arguments: list[str]) -> None:
@@ -232,6 +256,30 @@ def bench(arguments: list[str]) -> None:
     print(recipe.bench(given, names, labels, seeds, out, workers, tuned, pivot, command))
 
 
+def mix(arguments: list[str]) -> None:
+    """Mix synthetic images into a real pool, with the truth of which is which in a file apart."""
+    from semisynth import mixed, options
+    from semisynth.recipes import mix as recipe
+    from semisynth.recipes.config import Reading
+
+    parser = options.new_parser("mix", mix.__doc__)
+    parser.add_class_arguments(recipe.Mix, None, skip={"synthetic", "reading"})
+    told = "generators: names or run directories of such, of whose samples as many each"
+    parser.add_argument("--synthetic", type=str, nargs="+", required=True, help=told)
+    parser.add_class_arguments(Reading, "reading")
+    parser.add_argument("--out", type=str, required=True, help="the directory of the mix")
+    given = options.parse(parser, arguments)
+    out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
+    record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+    counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
+    print(f"wrote {out / mixed.POOL}: unlabeled {counts}; share {record['share']:.3f}")
+    found = {name: value for name, value in record["auroc"].items() if value is not None}
+    if found:
+        told = "; another generator, or --through, makes a harder mix" * (record["verdict"] == "too easy")
+        values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        print(f"AUROC by histogram and spectrum alone: {values}: {record['verdict']}{told}.")
+
+
 def demo(arguments: list[str]) -> None:
     """The main job on real handwritten digits, two labels per class, in minutes."""
     from semisynth import options
@@ -298,5 +346,5 @@ def doctor(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
-    command.__name__: command for command in (fit, evaluate, predict, report, tune, bench, data, demo, doctor)
+    command.__name__: command for command in (fit, evaluate, predict, report, tune, bench, data, mix, demo, doctor)
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from semisynth import charts, findings, sections, trust
+from semisynth import charts, contaminated, findings, sections, trust
 from semisynth.errors import UserError
 from semisynth.runs import Group, Run, differences, flatten, load
 from semisynth.sections import fold, section
@@ -26,6 +26,7 @@ SECTIONS = (
     sections.confusion,
     sections.samples,
     findings.learned,
+    contaminated.contamination,
     sections.time,
 )
 HEAD = """<!DOCTYPE html>

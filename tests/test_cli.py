@@ -78,7 +78,7 @@ def test_help_says_what_a_source_is_and_how_to_make_one(command, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--source SOURCE what reads labeled images as the generator's classes" in text
     assert "a fit on --data generator:NAME; for a shipped generator it ships too" in text
-    assert "letters; generator:NAME for the labeled samples of a generator; or one" in text
+    assert "; generator:NAME for the labeled samples of a generator; or one's own images" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -202,7 +202,7 @@ MISTAKES = {
     ),
     "a classifier as generator": (
         ["fit", "--method", "mpssl", "--generator", "{run}", *SMALL, "--out", "{out}"],
-        "is not a run of --method gan: --generator needs glyphs, letters or such a run",
+        "is not a run of --method gan or vae: a generator is one of glyphs, letters",
     ),
     "below a file": ([*SUPERVISED, "--out", "{run}/config.json/deep/run"], "cannot be written: Not a directory"),
     "a file": ([*SUPERVISED, "--out", "{run}/config.json"], "exists and is not a run directory: give another one"),
@@ -237,6 +237,14 @@ MISTAKES = {
         "reject is 2.0: give a number from 0 to 1",
     ),
     "no other images": (["evaluate", "{run}", "--data", "{out}"], "run does not exist: give a folder, a file"),
+    "a share of a mix": (
+        ["mix", "--real", "digits-pool", "--synthetic", "glyphs", "--share", "1", "--out", "{out}"],
+        "share is 1.0: give a number from 0 to below 1",
+    ),
+    "no generator of a mix": (
+        ["mix", "--real", "digits-pool", "--synthetic", "digits-gn", "--out", "{out}"],
+        "unknown generator (or run directory) 'digits-gn': did you mean 'digits-gan'?",
+    ),
     "no run to report": (["report", "{out}", "--out", "{out}/a.html"], "no run in '{out}'"),
     "report below a file": (
         ["report", "{run}", "--out", "{run}/config.json/deep/a.html"],

@@ -9,6 +9,8 @@ import pytest
 from semisynth.weights import SHIPPED, read_json
 
 HASHES = {
+    "digits-gan-generator": "faae80209d1675bedfb5b883b40e278ba3b7e5141b864b45e45d960aa011b53c",
+    "digits-vae-generator": "87643a6dee1958a8f24761e0e108ed098d96808f622a8bacca08294cf5264f39",
     "glyphs-generator": "528ab8a4438a16259448c0c28aaf177a466c1925f9a49d501c6f855660b4d20c",
     "glyphs-small-cnn": "dc8f7aeb04fa17004d5a8b6a4553c759b034b734998137f8e0dfde932c9d7098",
     "glyphs-source": "67a6af2bbcd2fdd52b316dd539f8684ba9ea06009ba4b0723210501a3cd7328a",
@@ -36,3 +38,9 @@ def test_a_source_classifier_knows_only_samples_of_its_generator(name: str) -> N
     config, result = (read_json(SHIPPED / f"{name}-source" / f"{what}.json") for what in ("config", "result"))
     assert (config["data"], config["init"], config["labels_per_class"]) == (f"generator:{name}", "none", 0)
     assert result["classes"] == read_json(SHIPPED / f"{name}-generator" / "result.json")["classes"]
+
+
+@pytest.mark.parametrize("name", ["gan", "vae"])
+def test_the_generators_of_digits_saw_none_that_they_are_mixed_with(name: str) -> None:
+    config = read_json(SHIPPED / f"digits-{name}-generator" / "config.json")
+    assert (config["data"], config["method"]["name"], config["labels_per_class"]) == ("digits-others", name, 0)

@@ -28,7 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 MANIFESTS = (".csv", ".tsv", ".parquet", ".npz")
 HUB = "hub:"
 WHOLE = r"[+-]?[0-9]{1,18}"  # a label that is a number
-BUILT_IN = ("digits", "glyphs", "letters")  # what `datasets` makes itself
+BUILT_IN = ("digits", "digits-others", "digits-pool", "glyphs", "letters")  # what `datasets` makes itself
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from semisynth.data import items
 from semisynth.data.items import Items
 from semisynth.errors import UserError, line
+
+ROWS = 1000  # of a group that is written: reading one image loads its group
 
 
 class Parquet(Items):
@@ -123,3 +126,16 @@ def text(value: object, where: str) -> str | None:
     if isinstance(value, str | int | float):
         return str(value)
     raise UserError(f"{where} holds {type(value).__name__}: it must be text or a number.")
+
+
+def write(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write a table of these columns, in bytes that depend on nothing else but Arrow's version."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow: pip install 'semisynth[parquet]'.") from error
+    from semisynth import weights  # loads torch, which reading does not need
+
+    with weights.replacing(path) as beside:
+        parquet.write_table(pyarrow.table(dict(columns)), beside, row_group_size=ROWS)

@@ -15,20 +15,21 @@ from semisynth.generators.protocol import shape as shape
 from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("glyphs", "letters")
+OF_DIGITS = ("digits-gan", "digits-vae")  # trained on digits-others, to be mixed into digits-pool
+METHODS = ("gan", "vae")  # whose model is a `ConditionalGenerator`
 SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
 
 def load(name: str) -> Generator:
-    """A shipped generator by name, or one from the run directory of `fit --method gan`; the name wins over a directory.
+    """A shipped generator by name, or one from the run directory of its fit; the name wins over a directory.
 
     Raises `UserError` for an unknown name, a directory of another method, and damaged files.
     """
-    path = Path(name)
-    if name in NAMES or not path.is_dir():
-        path = SHIPPED / f"{choose(name, NAMES, 'generator (or run directory)')}-generator"
+    path = _place(name)
     config = read_json(path / "config.json")
-    if config.get("method", {}).get("name") != "gan":
-        raise UserError(f"{path} is not a run of --method gan: --generator needs {', '.join(NAMES)} or such a run.")
+    if config.get("method", {}).get("name") not in METHODS:
+        told = f"{path} is not a run of --method {' or '.join(METHODS)}"
+        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
         generator = ConditionalGenerator(tuple(result["shape"]), result["classes"], options["latent"], options["width"])
@@ -38,3 +39,16 @@ def load(name: str) -> Generator:
         ) from error
     load_into(generator, path / "model.safetensors")
     return generator.eval().requires_grad_(False)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of a generator's classes, in order; numbers, where an earlier version wrote no names."""
+    result = read_json(_place(name) / "result.json")
+    return tuple(map(str, result.get("class_names", range(result.get("classes", 0)))))
+
+
+def _place(name: str) -> Path:
+    path, shipped = Path(name), (*NAMES, *OF_DIGITS)
+    if name in shipped or not path.is_dir():
+        path = SHIPPED / f"{choose(name, shipped, 'generator (or run directory)')}-generator"
+    return path

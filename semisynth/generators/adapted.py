@@ -25,8 +25,8 @@ class Adapter(nn.Module):
         if before[0] != after[0] and {before[0], after[0]} != {1, 3}:
             raise UserError(f"images of {before[0]} channels cannot be made images of {after[0]}: give one of 1 or 3.")
         self.before, self.after = before, after
-        self.register_buffer("rows", _resizing(before[1], after[1]), persistent=False)
-        self.register_buffer("columns", _resizing(before[2], after[2]).T, persistent=False)
+        self.register_buffer("rows", resizing(before[1], after[1]), persistent=False)
+        self.register_buffer("columns", resizing(before[2], after[2]).T, persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Adapter(nn.Module):
         return " and ".join(parts)
 
 
-def _resizing(before: int, after: int) -> Tensor:
+def resizing(before: int, after: int) -> Tensor:
     """The matrix (after, before) of antialiased bilinear resizing: what becomes of each unit vector."""
     units = torch.eye(before)[None, None]
     return F.interpolate(units, (after, before), mode="bilinear", antialias=True, align_corners=False)[0, 0]

@@ -41,7 +41,7 @@ class ConditionalGenerator(Generator):
         channels, side, across = shape
         if side != across or side not in (4, 8, 16, 32):
             raise UserError(
-                f"a GAN cannot make images of {side}x{across}: they must be square, of 4, 8, 16 or 32 pixels."
+                f"this generator cannot make images of {side}x{across}: they must be square, of 4, 8, 16 or 32 pixels."
             )
         self.latent_shape, self.classes, self.width = (latent,), classes, width
         condition = 2 * latent

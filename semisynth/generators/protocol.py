@@ -65,3 +65,10 @@ def sample(generator: Generator, n: int, like: Tensor) -> Tensor:
     """The images of n such draws."""
     images: Tensor = generator(*draw(generator, n, like))
     return images
+
+
+def in_turn(generator: Generator, n: int, like: Tensor) -> Tensor:
+    """n images of a generator with classes, of each class in turn."""
+    y = torch.arange(n, device=like.device) % generator.classes
+    images: Tensor = generator(noise.normal(n, *generator.latent_shape, like=like), y)
+    return images

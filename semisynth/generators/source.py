@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semisynth import models
 from semisynth.errors import UserError
 from semisynth.functional import class_means
-from semisynth.generators import NAMES, SAMPLES
+from semisynth.generators import SAMPLES
 from semisynth.generators.adapted import Adapter, Shape
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
@@ -70,7 +70,7 @@ def load(run: str | None, name: str, generator: Permuted, shape: Shape, images: 
     when none ships for this generator, or the run is of another generator's samples, of other classes or images.
     """
     make = f"make one with: semisynth fit --method supervised --data generator:{name} --out DIR, and give --source DIR."
-    if run is None and name not in NAMES:
+    if run is None and not (SHIPPED / f"{name}-source").is_dir():
         raise UserError(f"no source classifier ships for generator '{name}': {make}")
     path = SHIPPED / f"{name}-source" if run is None else Path(run)
     config, result = (read_json(path / f"{what}.json") for what in ("config", "result"))

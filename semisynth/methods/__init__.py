@@ -12,8 +12,10 @@ from semisynth.methods.mgr import MGR as MGR
 from semisynth.methods.mpssl import MPSSL as MPSSL
 from semisynth.methods.openmatch import OpenMatch as OpenMatch
 from semisynth.methods.pssl import PSSL as PSSL
+from semisynth.methods.rsmatch import RSMatch as RSMatch
 from semisynth.methods.scr import SCR as SCR
 from semisynth.methods.softmatch import SoftMatch as SoftMatch
 from semisynth.methods.supervised import Supervised as Supervised
 from semisynth.methods.transport import Transport as Transport
 from semisynth.methods.uda import UDA as UDA
+from semisynth.methods.vae import VAE as VAE

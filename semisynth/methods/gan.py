@@ -16,6 +16,7 @@ from semisynth import noise
 from semisynth.errors import between
 from semisynth.functional import frozen
 from semisynth.generators.gan import ConditionalGenerator, Discriminator
+from semisynth.generators.protocol import in_turn
 from semisynth.method import Batch, Losses, Method, Update
 
 WIDEST = 4096  # numbers of a latent, and channels: more is a slip
@@ -82,5 +83,4 @@ class GAN(Method):
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
         """n images of the classes in turn."""
-        y = torch.arange(n, device=like.device) % self.model.classes
-        return {"uniform": self.model(noise.normal(n, *self.model.latent_shape, like=like), y)}
+        return {"uniform": in_turn(self.model, n, like)}

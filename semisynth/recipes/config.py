@@ -21,8 +21,9 @@ class Setting:
     """What is learned from what.
 
     Args:
-        data: the data set: digits, glyphs, letters; generator:NAME for the labeled samples of a generator; or one's own
-            images: a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
+        data: the data set: digits, glyphs, letters; digits-pool and digits-others, the digits of some writers and those
+            of the others; generator:NAME for the labeled samples of a generator; or one's own images:
+            a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
         model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
         init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory

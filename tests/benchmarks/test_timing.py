@@ -45,6 +45,14 @@ def test_step(tmp_path):
         assert 0.2 < line["ratio"] / (line["engine_ms"] / line["bare_ms"]) < 5
 
 
+def test_step_of_rsmatch_over_fixmatch(tmp_path):
+    sizes = ["--batch", "4", "--unlabeled-batch", "6", "--size", "8", "--channels", "1", "--seconds", "0.01"]
+    found = content("step.py", tmp_path / "out.json", *sizes, "--repeats", "3", "--networks", "small-cnn", "--rsmatch")
+    line = found["results"][0]
+    assert_centred(line)
+    assert line["sides"] == ["rsmatch", "fixmatch"] and line["target"] == 1.2 and line["blocks"] == 3
+
+
 def test_augment(tmp_path):
     found = content("augment.py", tmp_path / "out.json", "--repeats", "3", "--batch", "64", "--seconds", "0.02")
     assert found["name"] == "augment" and [line["shape"] for line in found["results"]] == [[3, 32, 32], [1, 16, 16]]

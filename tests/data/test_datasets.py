@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,6 +81,28 @@ def test_digits_are_the_same_on_every_machine():
     for part in parts(datasets.load("digits")):
         content.update(part.x.numpy().tobytes() + bytes(part.y.tolist()))
     assert content.hexdigest()[:16] == "9ae458ee734d0b3f"
+
+
+def test_digits_of_some_writers_and_those_of_the_others_are_all_digits():
+    whole, some, others = (datasets.load(name) for name in ("digits", "digits-pool", "digits-others"))
+    assert [len(part) for part in parts(some)] == [657, 150, 350] and [len(part) for part in parts(others)] == [
+        640,
+        0,
+        0,
+    ]
+    assert some.classes == others.classes == whole.classes and not some.flip and not others.flip
+    one, other, every = (torch.cat([part.x for part in parts(data)]) for data in (some, others, whole))
+    assert len(rows(one)) + len(rows(other)) == len(rows(every)) == len(rows(torch.cat([one, other])))
+    for part in parts(some):
+        assert (part.y.bincount() - len(part) / 10).abs().max() < 4
+
+
+def test_they_are_divided_between_two_forms():
+    """On each form stand the ten digits in order, three times but for a gap, and then these."""
+    drawn = "".join(map(str, load_digits().target))
+    places = [found.start() for found in re.finditer("0955650989841773", drawn)]
+    assert len(places) == 14 and all(90 < b - a < 135 for a, b in itertools.pairwise(places))
+    assert places[9] - 30 == datasets.OTHERS and drawn[datasets.OTHERS :].startswith("0123456789" * 3)
 
 
 def test_glyphs_are_the_rendering_and_letters_are_glyphs_without_digits():

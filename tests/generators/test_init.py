@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 
 from semisynth import generators
 from semisynth.data import datasets
+from semisynth.data.through import Through
 from semisynth.errors import UserError
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.recipes.single import trained
+from semisynth.separable import auroc
 from semisynth.weights import SHIPPED
 
 
@@ -45,7 +47,7 @@ def test_what_is_not_a_generator_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         generators.load(str(tmp_path))
     run(tmp_path, {"name": "mpssl"})
-    with pytest.raises(UserError, match=f"{tmp_path} is not a run of --method gan"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a run of --method gan or vae"):
         generators.load(str(tmp_path))
     run(tmp_path, GAN, width=16)
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):
@@ -68,3 +70,15 @@ def test_the_shipped_generators_make_characters_of_their_class(name: str, classe
         read = reader(shipped(torch.randn(len(y), *shipped.latent_shape), y)).argmax(1) - (62 - classes)
     assert shipped.classes == len(data.classes) == classes and (read == y).float().mean() > 0.8
     assert (SHIPPED / f"{name}-generator" / "model.safetensors").stat().st_size < 2**20
+
+
+@pytest.mark.parametrize("name", generators.OF_DIGITS)
+def test_the_shipped_generators_of_digits_make_digits_that_are_hard_to_tell_from_others(name: str) -> None:
+    """The nearest image of the pool is of the class that was asked for, and the simple detector is unsure."""
+    shipped, pool = generators.load(name), datasets.load("digits-pool").pool
+    y = torch.arange(300) % 10
+    with torch.no_grad():
+        images = Through.parse("8x8:17")(shipped(torch.randn(300, *shipped.latent_shape), y))
+    nearest = torch.cdist(images.flatten(1).float(), pool.x.flatten(1).float()).argmin(1)
+    assert (pool.y[nearest] == y).float().mean() > 0.95 and generators.class_names(name) == tuple("0123456789")
+    assert 0.5 < auroc(pool.x, images) < 0.9

@@ -1,0 +1,89 @@
+"""What the generators of a mix are asked for, and their images: of each class and of each generator as many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from semisynth import generators, noise
+from semisynth.data.datasets import Dataset
+from semisynth.data.through import Through
+from semisynth.errors import UserError
+from semisynth.generators import Generator
+from semisynth.mixed import Row
+
+TOGETHER = 256  # images in the making at a time
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A generator, and what it is asked for in turn: the name of a class, and its number there."""
+
+    name: str
+    generator: Generator
+    asked: Sequence[tuple[str | None, int]]
+
+    @staticmethod
+    def of(name: str, classes: str, data: Dataset) -> Maker:
+        """Of the generator of that name; `UserError` for a class that it has not."""
+        loaded = generators.load(name)
+        adapter = generators.Adapter(generators.shape(loaded), data.shape)
+        generator = generators.Adapted(loaded, adapter) if adapter.told else loaded
+        names = generators.class_names(name)
+        if classes == "any":
+            return Maker(name, generator, list(zip(names, range(len(names)), strict=True)) or [(None, 0)])
+        asked = []
+        for own, other in _pairs(classes, data.classes).items():
+            if other not in names:
+                raise UserError(
+                    f"generator {name} has no class '{other}' for the class '{own}' of the data: name one that it has "
+                    f"with --classes '{own}=...', or take samples of any class with --classes any."
+                )
+            asked.append((own, names.index(other)))
+        return Maker(name, generator, asked)
+
+    def sample(self, asked: Sequence[int], seeds: Sequence[int]) -> Iterator[Tensor]:
+        """An image of each place in `asked`, from a latent of that seed."""
+        for part in range(0, len(seeds), TOGETHER):
+            z = torch.stack([self._latent(seed) for seed in seeds[part : part + TOGETHER]])
+            y = torch.tensor([self.asked[place][1] for place in asked[part : part + TOGETHER]])
+            with torch.no_grad():
+                yield from self.generator(z, y if self.generator.classes else None)
+
+    def _latent(self, seed: int) -> Tensor:
+        return torch.randn(self.generator.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _pairs(classes: str, own: Sequence[str]) -> dict[str, str]:
+    """What stands for each class of the data; a class that is not named stands for itself."""
+    found = {name: name for name in own}
+    for pair in classes.split(",") if classes != "equal" else ():
+        name, equals, other = pair.partition("=")
+        if name not in found or not equals:
+            raise UserError(
+                f"--classes: '{pair}' is no pair CLASS=CLASS of a class of the data, which are {', '.join(own)}."
+            )
+        found[name] = other
+    return found
+
+
+def samples(makers: Sequence[Maker], data: Dataset, count: int, seed: int, through: Through | None) -> Iterator[Row]:
+    """So many synthetic images: the numbers of two classes, and of two generators, differ by one at most."""
+    turns: list[list[tuple[int, int]]] = [[] for _ in makers]
+    for i in range(count):
+        which = (i + i // math.lcm(len(data.classes), len(makers))) % len(makers)
+        turns[which].append((i, noise.derive("mix sample", seed, i)))
+    for maker, turn in zip(makers, turns, strict=True):
+        places = [i % len(maker.asked) for i, _ in turn]
+        images = maker.sample(places, [own for _, own in turn])
+        for image, place, (_, own) in zip(images, places, turn, strict=True):
+            yield Row(prepared(image[None], through)[0], None, "unlabeled", maker.name, maker.asked[place][0], own)
+
+
+def prepared(x: Tensor, through: Through | None) -> Tensor:
+    """Images in [0, 1] as uint8."""
+    return through(x) if through else (255 * x).round().to(torch.uint8)
