@@ -166,6 +166,15 @@ def test_the_committed_pages_are_made_from_the_committed_results(mpssl, monkeypa
     assert [path.read_text() for path in (mpssl.README, mpssl.PAGE)] == before
 
 
+def test_so_is_the_readme_s_table_of_the_real_pool(comparison, monkeypatch, tmp_path):
+    pool = importlib.import_module("pool")
+    monkeypatch.setattr(pool, "README", Path(shutil.copy(ROOT / "README.md", tmp_path)))
+    results = ROOT / "benchmarks" / "results" / "pool" / "results.jsonl"
+    pool.write([json.loads(text) for text in results.read_text().splitlines()])
+    assert pool.README.read_text() == (ROOT / "README.md").read_text()
+    assert [f"| {row} |" in pool.README.read_text() for row in pool.ROWS] == [True] * 5
+
+
 @pytest.mark.parametrize("file, name", [("README", "mpssl"), ("PAGE", "ablation"), ("PAGE", "cost")])
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_page_without_a_marker_is_named(mpssl, file, name, slash):
