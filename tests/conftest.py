@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from semisynth import insight
 from semisynth.recipes import single
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 insight.VIEWS = insight.LABELED_VIEWS = 2  # few, for the many short fits
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
