@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from semisynth.contamination import NAME, QUARTERS
 from semisynth.errors import UserError
 from semisynth.runs import Group
-from semisynth.sections import Colours, fold, section, short
+from semisynth.sections import Colours, fold, section, short, table
 from semisynth.statistics import mean
 from semisynth.weights import read_json
 
@@ -54,7 +53,7 @@ def _detector(scored: Sequence[dict[str, Any]]) -> str:
         "share, estimated": [one["share"]["estimated"] for one in scored],
         "share, true": [one["share"]["true"] for one in scored],
     }
-    return _table(("detector", "mean"), [(name, [_mean(values)]) for name, values in rows.items()])
+    return table(("detector", "mean"), [(name, [_mean(values)]) for name, values in rows.items()])
 
 
 def _sources(scored: Sequence[dict[str, Any]]) -> str:
@@ -63,7 +62,7 @@ def _sources(scored: Sequence[dict[str, Any]]) -> str:
     for name in names:
         of = [one["sources"][name] for one in scored if name in one["sources"]]
         rows += [(name, [_mean([one[key] for one in of]) for key in SOURCE])]
-    return _table(("source", *SOURCE.values()), rows)
+    return table(("source", *SOURCE.values()), rows)
 
 
 def _queue(scored: Sequence[dict[str, Any]]) -> str:
@@ -73,18 +72,9 @@ def _queue(scored: Sequence[dict[str, Any]]) -> str:
     rows = [(name, [_mean([one["purity"][name][i] for one in scored]) for i in columns]) for name in classes]
     rows += [("all", [_mean([one["purity"][name][i] for one in scored for name in classes]) for i in columns])]
     head = [f"entered in quarter {i + 1}" for i in range(QUARTERS)]
-    return _table(("purity of the queue", *head, "at the end"), rows)
+    return table(("purity of the queue", *head, "at the end"), rows)
 
 
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return short(mean(known)) if known else "–"
-
-
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for name, cells in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -54,15 +54,19 @@ def measures(groups: Sequence[Group], colours: Colours) -> str:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     if not names:
         return ""
-    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in ("setting", *names))
+    head = [name.replace("_", " ") for name in ("setting", *names)]
+    cells = {label: [short(row[name]) if name in row else "–" for name in names] for label, row in rows.items()}
+    return section("Other measures", "On the test images, mean over the runs.", table(head, cells.items()))
+
+
+def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A table of named rows of cells; it scrolls where it is wider than the page."""
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{short(row[name])}</td>" if name in row else "<td>–</td>" for name in names)
-        + "</tr>"
-        for label, row in rows.items()
+        f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for name, cells in rows
     )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return section("Other measures", "On the test images, mean over the runs.", table)
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def curves(groups: Sequence[Group], colours: Colours) -> str:

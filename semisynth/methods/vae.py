@@ -20,6 +20,7 @@ from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.protocol import in_turn
 from semisynth.generators.vae import Encoder, sampled
 from semisynth.method import Batch, Losses, Method, Update
+from semisynth.methods.gan import WIDEST
 
 
 def negative_log_likelihood(x: Tensor, decoded: Tensor, log_scale: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class VAE(Method):
         self, shape: tuple[int, int, int], classes: int, *, latent: int = 32, width: int = 32, model_lr: float = 1e-3
     ) -> None:
         super().__init__()
-        between(1, math.inf, latent=latent, width=width)
+        between(1, WIDEST, latent=latent, width=width)
         self.model = ConditionalGenerator(shape, classes, latent, width)
         self.encoder = Encoder(shape, classes, latent, width)
         self.log_scale = nn.ParameterList([torch.tensor(-1.0)])

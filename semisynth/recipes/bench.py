@@ -11,7 +11,7 @@ from typing import Any
 
 from semisynth import statistics, weights
 from semisynth.errors import UserError
-from semisynth.recipes import cells, presets
+from semisynth.recipes import cells, directory, presets
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, method_parts
 from semisynth.statistics import Interval, Paired
@@ -45,7 +45,7 @@ def bench(
     """
     planned = plan(base, list(dict.fromkeys(rows)), labels, seeds, out, tuned)
     cells.check(planned, "test", workers)
-    out.mkdir(parents=True, exist_ok=True)  # that it cannot be made is told before hours of training
+    directory.make(out)  # that it cannot be made is told before hours of training
     failures = cells.run(planned, workers, "bench")
     found = results(cell for cell in planned if cell.path not in failures)
     text = table(found, command, pivots=() if pivot is None else (pivot,))

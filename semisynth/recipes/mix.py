@@ -20,10 +20,12 @@ import torch
 from semisynth import mixed, noise, separable, weights
 from semisynth.data import datasets, splits
 from semisynth.data.datasets import Dataset, Images, Reading
+from semisynth.data.stream import to_float
 from semisynth.data.through import Through
 from semisynth.errors import UserError, between
 from semisynth.method import External
 from semisynth.mixed import HIDDEN, POOL, REAL, Row
+from semisynth.recipes import directory
 from semisynth.recipes.sampling import TOGETHER, Maker, prepared, samples
 
 EASY = 0.9  # AUROC above which telling real from synthetic is no test of anything
@@ -105,10 +107,7 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
         *_rows(data.test, data, "test", through),
     ]
     order = np.random.RandomState(noise.derive("mix order", options.seed) % 2**32).permutation(len(rows))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}. Give another --out.") from error
+    directory.make(out)
     mixed.write([rows[i] for i in order], out)
     record = _record(options, rows, makers, out)
     weights.write_json(out / RECORD, record)
@@ -117,11 +116,8 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
 
 def _finished(options: Mix, out: Path) -> dict[str, Any] | None:
     if (out / RECORD).exists():
-        record = weights.read_json(out / RECORD)
-        there, wanted = record.get("options", {}), asdict(options)
-        differ = [f"{k} ({there.get(k)} there, {v} asked)" for k, v in wanted.items() if there.get(k) != v]
-        if differ:
-            raise UserError(f"--out {out} holds another mix: {', '.join(differ)}. Give another --out.")
+        record, wanted = weights.read_json(out / RECORD), asdict(options)
+        directory.require(out, "another mix", record.get("options", {}), wanted, wanted)
         return record
     if out.exists() and (
         not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - {POOL, HIDDEN}
@@ -164,7 +160,7 @@ def _synthetic(options: Mix, real: int) -> int:
 
 
 def _rows(images: Images, data: Dataset, split: str, through: Through | None) -> Iterator[Row]:
-    x = (prepared(part.float() / 255, through) for part in images.batches(TOGETHER))
+    x = (prepared(to_float(part), through) for part in images.batches(TOGETHER))
     for image, y in zip((image for part in x for image in part), images.y.tolist(), strict=True):
         name = data.classes[y] if y >= 0 else None
         yield Row(image, None, split, shown=name) if split == "unlabeled" else Row(image, name, split)

@@ -19,7 +19,7 @@ from semisynth.errors import UserError
 from semisynth.evaluate import classify
 from semisynth.log import console
 from semisynth.method import Batch
-from semisynth.recipes import origin
+from semisynth.recipes import directory, origin
 from semisynth.recipes.config import Config, method_class, today
 from semisynth.recipes.materials import Materials
 
@@ -75,24 +75,15 @@ def finished(config: Config, out: Path) -> dict[str, Any] | None:
         return None
     wanted = config.flat()
     there = today(weights.read_json(out / "config.json"))
-    if there != wanted:
-        differ = [
-            f"{k} ({there.get(k)} there, {wanted.get(k)} asked)"
-            for k in sorted({*there, *wanted})
-            if there.get(k) != wanted.get(k)
-        ]
-        raise UserError(f"--out {out} holds a run of another configuration: {', '.join(differ)}. Give another --out.")
+    directory.require(out, "a run of another configuration", there, wanted, sorted({*there, *wanted}))
     return weights.read_json(out / "result.json") if (out / "result.json").exists() else None
 
 
 def _claim(materials: Materials, out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        weights.write_json(out / "config.json", materials.config.flat())
-        if not (out / origin.FILE).exists():
-            origin.write(materials.data, out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}. Give another --out.") from error
+    directory.make(out)
+    weights.write_json(out / "config.json", materials.config.flat())
+    if not (out / origin.FILE).exists():
+        origin.write(materials.data, out)
 
 
 def _train(materials: Materials, out: Path, show: bool, name: str) -> nn.Module:

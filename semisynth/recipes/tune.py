@@ -15,7 +15,7 @@ import numpy as np
 
 from semisynth import noise, weights
 from semisynth.errors import Diverged, UserError
-from semisynth.recipes import cells
+from semisynth.recipes import cells, directory
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, method_class
 from semisynth.statistics import mean
@@ -93,10 +93,7 @@ class Search:
                 raise UserError(f"--out {self.out} exists and is not a directory of tune: give another one.")
             return None
         there, wanted = weights.read_json(path), self._plan()
-        differ = [name for name in wanted if name != "command" and there.get(name) != wanted[name]]
-        if differ:
-            told = ", ".join(f"{name} ({there.get(name)} there, {wanted[name]} asked)" for name in differ)
-            raise UserError(f"--out {self.out} holds another search: {told}. Give another --out.")
+        directory.require(self.out, "another search", there, wanted, (name for name in wanted if name != "command"))
         return there if there["winner"] is not None else None
 
     def claim(self) -> None:
@@ -106,11 +103,8 @@ class Search:
                 raise UserError(f"{what} is {size}: give at least 1.")
         if method_class(self.config.method).task != "classify":
             raise UserError(f"method '{self.config.method}' has no validation accuracy to tune by.")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            weights.write_json(self.out / "tune.json", self._plan() | {"trials": [], "winner": None})
-        except OSError as error:
-            raise UserError(f"--out {self.out} cannot be written: {error.strerror}. Give another --out.") from error
+        directory.make(self.out)
+        weights.write_json(self.out / "tune.json", self._plan() | {"trials": [], "winner": None})
 
     def conclude(self, failures: Mapping[Path, Exception]) -> dict[str, Any]:
         """Rank the trials and write `tune.json` and `best.json`.

@@ -5,25 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import zoo
+from chosen import CLASSES, LOGITS, rows
 from torch import Tensor
 
 from semisynth.method import Batch
 from semisynth.methods import FixMatch
 
-CLASSES = 4
-
-
-def rows(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64).view(-1, CLASSES)
-
-
 WEAK: dict[str, Tensor] = {
+    name: LOGITS[name]
+    for name in ("none confident", "all confident", "only classes 1 and 2", "a single class", "one image")
+} | {
     "random": zoo.normal(40, CLASSES, 3.0, 0),
-    "none confident": zoo.normal(9, CLASSES, 0.1, 1),
-    "all confident": 80 * torch.eye(CLASSES, dtype=torch.float64)[[0, 1, 2, 3, 1]],
-    "only classes 1 and 2": zoo.normal(20, CLASSES, 2.0, 2) + rows(-50, 0, 0, -50),
-    "a single class": zoo.normal(6, CLASSES, 1.0, 3) + rows(0, 0, 30, 0),
-    "one image": zoo.normal(1, CLASSES, 9.0, 4),
     "exactly at a threshold of one half": rows(700, 700, 0, 0, 700, 0, 0, 0, 0, 0, 0, 0),
 }
 
