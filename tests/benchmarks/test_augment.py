@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,8 @@ OURS = [*(getattr(ops, name) for name in policies.GEOMETRIC), *policies.COLOUR]
 
 
 @pytest.fixture(scope="module")
-def reference():
-    """The benchmark as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        spec = importlib.util.spec_from_file_location("benchmark_augment", SCRIPTS / "augment.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules.pop("timing", None)
-    return module
+def reference(script):
+    return script("augment")
 
 
 @pytest.fixture

