@@ -59,7 +59,7 @@ COMPARISON = Comparison(
 
 
 PAGE, COSTS = README.parent / "docs" / "mpssl.md", HERE / "results" / "hypergradient.json"
-COLUMNS = sorted(COMPARISON.grid)
+COLUMNS = COMPARISON.columns
 REAL = ("fixmatch-real", "fixmatch-real-long", "uda-real")
 
 
@@ -94,9 +94,9 @@ def contrasts(lines: Sequence[Mapping[str, Any]]) -> str:
         ("mpssl-plus", "transport-only"),
         *(("mpssl-plus", row) for row in REAL),
     ]
-    columns = [column for column in COLUMNS if column[1] <= 2]
-    head = ["difference", *(f"{init}, {labels} per class" for init, labels in columns)]
-    return markdown(head, [[f"{a} - {b}", *(contrast(lines, a, b, *column) for column in columns)] for a, b in pairs])
+    columns = [column for column in COLUMNS if column.labels <= 2]
+    head = ["difference", *map(str, columns)]
+    return markdown(head, [[f"{a} - {b}", *(contrast(lines, a, b, column) for column in columns)] for a, b in pairs])
 
 
 def options() -> str:

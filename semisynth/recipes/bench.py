@@ -11,7 +11,7 @@ from typing import Any
 
 from semisynth import statistics, weights
 from semisynth.errors import UserError
-from semisynth.recipes import cells, directory, presets
+from semisynth.recipes import cells, directory, origin, presets
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, method_parts
 from semisynth.statistics import Interval, Paired
@@ -109,7 +109,7 @@ def _line(cell: Cell) -> dict[str, Any]:
         "init": setting.init,
         "labels_per_class": setting.labels_per_class,
         "seed": cell.config.engine.seed,
-        "share": None,
+        "share": origin.share(setting.data),
         "accuracy": found["test"]["accuracy"],
         "validation_accuracy": found.get("validation", {}).get("accuracy"),
         "seconds": round(found["seconds"], 2),
@@ -123,7 +123,8 @@ def _order(line: Line) -> tuple[Any, ...]:
     names = list(presets.rows())
     name = line["method"]
     position = names.index(name) if name in names else len(names)
-    return line["init"], line["labels_per_class"], position, name, line["seed"]
+    share = line.get("share")
+    return line["init"], line["labels_per_class"], -1.0 if share is None else share, position, name, line["seed"]
 
 
 def write(lines: Sequence[Line], text: str, out: Path) -> None:
@@ -134,7 +135,7 @@ def write(lines: Sequence[Line], text: str, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A row minus another at the same init and label count; p is corrected."""
+    """A row minus another at the same init, label count and share; p is corrected."""
 
     paired: Paired
     p: float
@@ -156,7 +157,8 @@ class Contrast:
         return "yes" if self.paired.n >= FEWEST and self.paired.t[0] > -MARGIN else "not shown"
 
 
-Key = tuple[str, int, str]  # init, labels per class, row
+PLACE = ("init", "labels per class", "synthetic share")
+Key = tuple[str, int, float | None, str]  # PLACE and the row
 Groups = Mapping[Key, Mapping[int, Line]]  # the lines of each row by seed
 Pair = tuple[Key, Key]
 
@@ -173,10 +175,10 @@ def table(
     first, *others = references
     parts = ["# Test accuracy", _accuracies(groups, first)]
     for reference in others:
-        pairs = {key: (key, (*key[:2], reference)) for key in groups}
+        pairs = {key: (key, (*key[:3], reference)) for key in groups}
         parts += [f"## Each row minus {reference}", _contrast_table(groups, pairs)]
     for pivot in pivots:
-        pairs = {key: ((*key[:2], pivot), key) for key in groups}
+        pairs = {key: ((*key[:3], pivot), key) for key in groups}
         parts += [f"## {pivot} minus each row", _contrast_table(groups, pairs)]
     return "\n\n".join([*parts, NOTE, _origin(lines, command)]) + "\n"
 
@@ -184,7 +186,8 @@ def table(
 def _groups(lines: Iterable[Line]) -> Groups:
     groups: dict[Key, dict[int, Line]] = {}
     for line in sorted(lines, key=_order):
-        groups.setdefault((line["init"], line["labels_per_class"], line["method"]), {})[line["seed"]] = line
+        key = line["init"], line["labels_per_class"], line.get("share"), line["method"]
+        groups.setdefault(key, {})[line["seed"]] = line
     return groups
 
 
@@ -203,8 +206,8 @@ DIFFERENCE = ("t interval", "bootstrap interval", "p (Holm)", "verdict")
 
 
 def _accuracies(groups: Groups, reference: str) -> str:
-    contrasts = _contrasts(groups, {key: (key, (*key[:2], reference)) for key in groups})
-    head = ("init", "labels per class", "method", "seeds", "accuracy, %", "t interval", "seconds")
+    contrasts = _contrasts(groups, {key: (key, (*key[:3], reference)) for key in groups})
+    head = (*PLACE, "method", "seeds", "accuracy, %", "t interval", "seconds")
     rows = []
     for key, group in groups.items():
         accuracies = [line["accuracy"] for line in group.values()]
@@ -212,14 +215,24 @@ def _accuracies(groups: Groups, reference: str) -> str:
         percent = f"{100 * statistics.mean(accuracies):.1f}"
         own = [*key, len(group), percent, _interval(statistics.t_interval(accuracies), ".1f"), seconds]
         rows.append([*own, *_difference(contrasts.get(key))])
-    return markdown([*head, f"minus {reference}", *DIFFERENCE], rows)
+    return _placed([*head, f"minus {reference}", *DIFFERENCE], rows)
 
 
 def _contrast_table(groups: Groups, pairs: Mapping[Key, Pair]) -> str:
     found = _contrasts(groups, pairs)
-    head = ("init", "labels per class", "row", "seeds", "difference", *DIFFERENCE, "non-inferior within 1 point")
+    head = (*PLACE, "row", "seeds", "difference", *DIFFERENCE, "non-inferior within 1 point")
     rows = [[*key, c.paired.n, *_difference(c), c.non_inferior] for key, c in found.items()]
-    return markdown(head, rows)
+    return _placed(head, rows)
+
+
+def _placed(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The table, without the share where no pool is mixed."""
+    at = PLACE.index("synthetic share")
+    if any(row[at] is not None for row in rows):
+        return markdown(
+            head, [[*row[:at], "–" if row[at] is None else f"{row[at]:.0%}", *row[at + 1 :]] for row in rows]
+        )
+    return markdown([*head[:at], *head[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows])
 
 
 def _difference(contrast: Contrast | None) -> list[str]:

@@ -26,10 +26,10 @@ from semisynth.errors import UserError, between
 from semisynth.method import External
 from semisynth.mixed import HIDDEN, POOL, REAL, Row
 from semisynth.recipes import directory
+from semisynth.recipes.origin import RECORD
 from semisynth.recipes.sampling import TOGETHER, Maker, prepared, samples
 
 EASY = 0.9  # AUROC above which telling real from synthetic is no test of anything
-RECORD = "mix.json"
 
 
 @dataclass(frozen=True)

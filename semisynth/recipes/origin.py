@@ -16,6 +16,7 @@ from semisynth.recipes.config import Config
 from semisynth.weights import read_json, write_json
 
 FILE = "data.json"
+RECORD = "mix.json"  # beside the pool of a mix
 COMPARED = ("class_names", "size", "channels", "images", "hash")
 
 
@@ -37,6 +38,15 @@ def require(data: Dataset, run: Path) -> None:
     """`UserError` if the run directory is of other data; one of an earlier version does not tell of which it is."""
     if (run / FILE).exists() and (differ := differences(read_json(run / FILE), data)):
         raise UserError(f"--out {run} holds a run on other data: {differ}. Give another --out, or restore the data.")
+
+
+def share(data: str) -> float | None:
+    """The share of synthetic images that was asked for, if `data` is the pool of a mix; None for other data."""
+    record = Path(data).parent / RECORD
+    if not datasets.is_own(data) or not record.exists():
+        return None
+    found: float = read_json(record)["options"]["share"]
+    return found
 
 
 def differences(there: Mapping[str, Any], data: Dataset) -> str:

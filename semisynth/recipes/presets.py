@@ -34,6 +34,9 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
         "softmatch-real": _row("softmatch", unlabeled="pool"),
         "openmatch-real": _row("openmatch", unlabeled="pool"),
         "iomatch-real": _row("iomatch", unlabeled="pool"),
+        "rsmatch-no-queue": _row("rsmatch", unlabeled="pool", queue=False),
+        "rsmatch-no-detector": _row("rsmatch", unlabeled="pool", detector=False),
+        "rsmatch-no-dummy": _row("rsmatch", unlabeled="pool", dummy=False),
     }
 
 

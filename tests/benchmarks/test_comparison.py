@@ -78,9 +78,9 @@ def test_figures_are_the_mean_and_half_of_its_t_interval(comparison):
 
 def test_a_contrast_is_paired_by_the_seeds_that_both_rows_have(comparison):
     # By seed 0.7 - 0.6, 0.8 - 0.8 and 0.9 - 0.7.
-    assert comparison.contrast(LINES, "mpssl", "supervised", "foundation", 1) == "+10.0 [-14.8, +34.8]"
-    assert comparison.contrast(LINES, "supervised", "mpssl", "foundation", 1) == "-10.0 [-34.8, +14.8]"
-    assert comparison.contrast(LINES, "mpssl", "supervised", "foundation", 2) == "–"
+    assert comparison.contrast(LINES, "mpssl", "supervised", ("foundation", 1)) == "+10.0 [-14.8, +34.8]"
+    assert comparison.contrast(LINES, "supervised", "mpssl", ("foundation", 1)) == "-10.0 [-34.8, +14.8]"
+    assert comparison.contrast(LINES, "mpssl", "supervised", ("foundation", 2)) == "–"
 
 
 def test_a_row_that_is_borrowed_takes_the_options_of_the_other_and_its_share_of_the_steps(comparison, tmp_path):
@@ -169,7 +169,7 @@ def test_the_committed_pages_are_made_from_the_committed_results(mpssl, monkeypa
 def test_so_is_the_readme_s_table_of_the_real_pool(comparison, monkeypatch, tmp_path):
     pool = importlib.import_module("pool")
     monkeypatch.setattr(pool, "README", Path(shutil.copy(ROOT / "README.md", tmp_path)))
-    results = ROOT / "benchmarks" / "results" / "pool" / "results.jsonl"
+    results = ROOT / "benchmarks" / "results" / "ssl" / "results.jsonl"
     pool.write([json.loads(text) for text in results.read_text().splitlines()])
     assert pool.README.read_text() == (ROOT / "README.md").read_text()
     assert [f"| {row} |" in pool.README.read_text() for row in pool.ROWS] == [True] * 5

@@ -79,6 +79,18 @@ def test_inits_and_label_counts_are_compared_within_themselves() -> None:
     assert rows["foundation", "2", "mpssl"][7] == "–"
 
 
+def test_shares_are_compared_within_themselves_and_told_only_where_a_pool_is_mixed() -> None:
+    mixed = [{**line, "share": share} for line in LINES for share in (0.0, 0.4)]
+    mixed = [{**line, "accuracy": line["accuracy"] / 2} if line["share"] else line for line in mixed]
+    table = bench.table(mixed, "", pivots=("mine",))
+    found = rows_of(table, "# Test accuracy")
+    assert [row[2:4] for row in found] == [[s, m] for s in ("0%", "40%") for m in ("supervised", "mpssl", "mine")]
+    assert (found[1][5], found[1][8], found[4][5], found[4][8]) == ("81.6", "+9.4", "40.8", "+4.7")
+    contrasts = rows_of(table, "## mine minus each row")
+    assert [row[2:4] for row in contrasts] == [[s, m] for s in ("0%", "40%") for m in ("supervised", "mpssl")]
+    assert "share" not in bench.table(LINES, "", pivots=("mine",))
+
+
 def test_the_pivot_is_contrasted_with_every_other_row() -> None:
     text = bench.table(
         [*LINES, *(line("close", 100 + s, a + 0.001 * s) for s, a in enumerate(BETTER))], "", pivots=("mpssl",)

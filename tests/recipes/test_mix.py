@@ -21,7 +21,7 @@ from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.recipes import mix as recipe
-from semisynth.recipes import sampling, single
+from semisynth.recipes import origin, sampling, single
 from semisynth.recipes.mix import Mix, mix
 
 
@@ -209,6 +209,13 @@ def test_one_s_own_images_in_colour_are_mixed(generator: str, tmp_path: Path) ->
     read = datasets.load(str(tmp_path / "pool" / "pool.parquet"))
     assert read.shape == (3, 16, 16) and read.classes == ("0", "1") and record["share"] == 0.5
     assert "--reading.size 16" in record["command"]
+
+
+def test_the_share_is_known_beside_the_pool_and_nowhere_else(
+    made: tuple[Path, dict[str, Any], Mix], tmp_path: Path
+) -> None:
+    assert origin.share(str(made[0] / "pool.parquet")) == 0.6
+    assert origin.share("digits-pool") is None and origin.share(str(tmp_path / "pool.parquet")) is None
 
 
 def test_fixmatch_trains_on_a_mix(made: tuple[Path, dict[str, Any], Mix], tmp_path: Path) -> None:

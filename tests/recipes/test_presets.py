@@ -36,6 +36,9 @@ def test_what_tells_the_rows_apart() -> None:
     assert presets.row("gap-only")["method"] == {"name": "mpssl", "look_ahead": False}
     assert presets.row("mpssl-no-gap")["method"] == {"name": "mpssl", "gap": 0.0}
     assert presets.row("mpssl")["method"] == {"name": "mpssl"}
+    for part in ("queue", "detector", "dummy"):
+        ablated = {"generator": None, "unlabeled": "pool", "method": {"name": "rsmatch", part: False}}
+        assert presets.row(f"rsmatch-no-{part}") == ablated
 
 
 def test_the_generator_is_the_one_given_but_for_letters() -> None:
