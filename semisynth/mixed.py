@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +35,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
     """Both tables into `out`: of each unlabeled row of the first the second has one, in order."""
     hashes = [hashlib.blake2b(row.image.numpy().tobytes(), digest_size=16).hexdigest() for row in rows]
     shown: dict[str, list[object]] = {
-        "image": [_png(row.image) for row in rows],
+        "image": [parquet.png(row.image) for row in rows],
         "label": [row.label for row in rows],
         "split": [row.split for row in rows],
         "hash": list(hashes),
@@ -52,11 +51,3 @@ def write(rows: Sequence[Row], out: Path) -> None:
     }
     parquet.write(out / POOL, shown)
     parquet.write(out / HIDDEN, hidden)
-
-
-def _png(image: Tensor) -> bytes:
-    from PIL import Image
-
-    pixels, file = image.permute(1, 2, 0).numpy(), io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(file, "png")
-    return file.getvalue()

@@ -59,7 +59,7 @@ def fid(real: Tensor, synthetic: Tensor) -> float:
     (m, s), (m_, s_) = ((x.double().mean(0), x.double().T.cov().reshape(x.shape[1], -1)) for x in (real, synthetic))
     # The eigenvalues of S S' are those of a product of positive semidefinite matrices: real and not negative.
     roots = torch.linalg.eigvals(s @ s_).real.clamp_min(0).sqrt()
-    return ((m - m_).square().sum() + s.trace() + s_.trace() - 2 * roots.sum()).item()
+    return float((m - m_).square().sum() + s.trace() + s_.trace() - 2 * roots.sum())
 
 
 def kid(real: Tensor, synthetic: Tensor) -> float:
@@ -73,7 +73,7 @@ def kid(real: Tensor, synthetic: Tensor) -> float:
         k, n = kernel(a, a), len(a)
         return (k.sum() - k.trace()) / (n * (n - 1))
 
-    return (within(x) + within(y) - 2 * kernel(x, y).mean()).item()
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
 def precision(real: Tensor, synthetic: Tensor, k: int = NEIGHBOURS) -> float:

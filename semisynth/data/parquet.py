@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semisynth.data import items
 from semisynth.data.items import Items
 from semisynth.errors import UserError, line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 1000  # of a group that is written: reading one image loads its group
 
@@ -126,6 +130,21 @@ def text(value: object, where: str) -> str | None:
     if isinstance(value, str | int | float):
         return str(value)
     raise UserError(f"{where} holds {type(value).__name__}: it must be text or a number.")
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table that `write` wrote."""
+    table = _parquet(str(path)).read(columns=list(columns))
+    yield from zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+
+
+def png(image: Tensor) -> bytes:
+    """An image (c, h, w) uint8 as a cell holds it."""
+    from PIL import Image
+
+    pixels, file = image.permute(1, 2, 0).numpy(), io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(file, "png")
+    return file.getvalue()
 
 
 def write(path: Path, columns: Mapping[str, Sequence[object]]) -> None:

@@ -32,7 +32,7 @@ class Materials:
         self.data = data or origin.load(config)
         self.told = self.data.told
         self.generator = self._adapted(loaded)
-        self.labeled, self.rest = self._draw(setting.labels_per_class, seed)
+        self.labeled, self.rest = drawn(self.data, setting.labels_per_class, seed)
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         if "generator" in parts and self.generator is None:
             raise UserError(
@@ -67,15 +67,6 @@ class Materials:
                 if getattr(given, field) != getattr(default, field):
                     own = "" if field == "source" else "; it has options of its own"
                     raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
-
-    def _draw(self, per_class: int, seed: int) -> tuple[Images, Images]:
-        """The labeled images, and those without their labels: the rest of the pool, and what the data has besides."""
-        labeled = rest = pool = self.data.pool
-        if per_class:
-            _check_enough(self.data, per_class)
-            chosen, others = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
-            labeled, rest = pool.subset(chosen), pool.subset(others)
-        return labeled, rest if self.data.unlabeled is None else rest.join(self.data.unlabeled)
 
     def _adapted(self, generator: Generator | None) -> generators.Permuted | None:
         """The generator with its classes shuffled and, where need be, with images of the data's shape."""
@@ -159,6 +150,19 @@ class Materials:
                 "every image of the pool is labeled: lower --labels-per-class, or give another --unlabeled."
             )
         return Pool(self.rest, batch, seed, self.device) if origin == "pool" else None
+
+
+def drawn(data: Dataset, per_class: int, seed: int) -> tuple[Images, Images]:
+    """The labeled images, and those without their labels: the rest of the pool, and what the data has besides.
+
+    per_class: 0 for all of the pool as both. `UserError` where a class has fewer.
+    """
+    labeled = rest = pool = data.pool
+    if per_class:
+        _check_enough(data, per_class)
+        chosen, others = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
+        labeled, rest = pool.subset(chosen), pool.subset(others)
+    return labeled, rest if data.unlabeled is None else rest.join(data.unlabeled)
 
 
 def _check_enough(data: Dataset, per_class: int) -> None:
