@@ -1,0 +1,150 @@
+"""DPT: what each stage is made of, what is shared and what is made again, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyarrow import parquet as arrow
+
+from semisynth import weights
+from semisynth.data import datasets
+from semisynth.errors import UserError
+from semisynth.recipes import dpt as recipe
+from semisynth.recipes.dpt import DPT, Stage, dpt
+from semisynth.recipes.materials import drawn
+
+SMALL = DPT("digits-pool", labels_per_class=3, steps=3, diffusion_steps=3, images_per_class=2, sampler_steps=2)
+
+
+def rows(stage: dict[str, Any] | Stage, split: str | None = None) -> list[dict[str, Any]]:
+    path = Path(stage["path"]) if isinstance(stage, dict) else stage.path
+    found: list[dict[str, Any]] = arrow.read_table(path / "data.parquet").to_pylist()
+    return [row for row in found if split in (None, row["split"])]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("dpt") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "SHARD", 8)
+        return out, dpt(SMALL, out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Of what is no log."""
+    kept = ("model.safetensors", ".parquet")
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.name.endswith(kept)}
+
+
+def test_all_stages_are_told(made: tuple[Path, dict[str, Any]]) -> None:
+    out, told = made
+    assert list(told["stages"]) == ["classifier-0", "labels-1", "diffusion-1", "images-1", "classifier-1"]
+    assert told == weights.read_json(out / "dpt.json") | {"options": told["options"]}
+    for name in ("classifier-0", "classifier-1"):
+        result = weights.read_json(Path(told["stages"][name]["path"]) / "result.json")
+        assert told["stages"][name]["test"] == result["test"]["accuracy"]
+
+
+def test_true_labels_are_kept_with_care_and_overwritten_as_published(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = datasets.load("digits-pool")
+    labeled, rest = drawn(data, 3, 0)
+    monkeypatch.setattr(recipe, "logits", lambda model, images, *a, **k: torch.eye(10)[torch.full((len(images),), 7)])
+    for arm, true in (("careful", True), ("faithful", False)):
+        work = recipe.Work(replace(SMALL, arm=arm), tmp_path / arm)
+        found = rows(work.labels(work.classifier(None, 0)))
+        assert len(found) == len(labeled) + len(rest) and {row["split"] for row in found} == {"train"}
+        first = [row["label"] for row in found[:30]]
+        assert first == ([data.classes[c] for c in labeled.y.tolist()] if true else ["7"] * 30)
+        assert {row["label"] for row in found[30:]} == {"7"}
+
+
+def test_so_many_images_of_each_class_from_latents_of_their_own(made: tuple[Path, dict[str, Any]]) -> None:
+    path = Path(made[1]["stages"]["images-1"]["path"])
+    shards = [arrow.read_table(file).to_pylist() for file in sorted(path.glob("*.parquet"))]
+    assert [len(shard) for shard in shards] == [8, 8, 4]
+    found = [row for shard in shards for row in shard]
+    assert [row["index"] for row in found] == list(range(20))
+    assert Counter(row["label"] for row in found) == {str(c): 2 for c in range(10)}
+    assert len({row["image"] for row in found}) == 20
+
+
+def test_the_second_classifier_learns_from_real_and_synthetic_images(made: tuple[Path, dict[str, Any]]) -> None:
+    stage = made[1]["stages"]["classifier-1"]
+    config = weights.read_json(Path(stage["path"]) / "config.json")
+    data = {"path": str(Path(config["data"]).parent)}
+    counts = Counter(row["split"] for row in rows(data))
+    assert counts == {"train": 20 + 30, "unlabeled": 627, "validation": 150, "test": 350}
+    assert {row["label"] for row in rows(data, "unlabeled")} == {None}
+    loaded = datasets.load(config["data"], datasets.Reading(size=16, holdout=0.0))
+    assert loaded.test.x[:].equal(datasets.load("digits-pool").test.x[:])
+
+
+@pytest.mark.parametrize("arm, share, made, repeats", [("careful", 0.5, 300, 10), ("careful", 0.25, 300, 3),
+                                                       ("careful", 0.5, 0, 1), ("faithful", 0.5, 300, 1)])  # fmt: skip
+def test_real_images_are_repeated_up_to_their_share(
+    arm: Any, share: float, made: int, repeats: int, tmp_path: Path
+) -> None:
+    work = recipe.Work(replace(SMALL, arm=arm, real_share=share), tmp_path)
+    assert work._repeats(made) == repeats and len(work.labeled) == 30
+
+
+def test_only_what_depends_on_an_option_is_made_again(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    work = recipe.Work(SMALL, tmp_path)
+    a = {name: Path(stage["path"]).name for name, stage in made[1]["stages"].items()}
+
+    def names(**options: Any) -> dict[str, str]:
+        other = recipe.Work(replace(SMALL, **options), made[0])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recipe.single, "fit", lambda *a, **k: None)
+            patch.setattr(recipe.Work, "_make", lambda *a: None)
+            patch.setattr(recipe.generators, "load", lambda name: recipe.Diffusion(torch.nn.Identity()))
+            patch.setattr(recipe.parquet, "write", lambda *a: None)
+            patch.setattr(recipe.single, "trained", lambda *a: (None, None, None))
+            patch.setattr(recipe, "logits", lambda m, i, *a, **k: torch.zeros(len(i), 10))
+            classifier = other.classifier(None, 0)
+            labels = other.labels(classifier)
+            diffusion = other.diffusion(labels)
+            return {
+                "classifier-0": classifier.path.name,
+                "labels-1": labels.path.name,
+                "diffusion-1": diffusion.path.name,
+            }
+
+    assert work.out == tmp_path
+    same = names()
+    assert same == {name: a[name] for name in same}
+    later = names(diffusion_steps=4)
+    assert (later["classifier-0"], later["labels-1"]) == (a["classifier-0"], a["labels-1"])
+    assert later["diffusion-1"] != a["diffusion-1"]
+    assert not set(names(seed=1).values()) & set(a.values())
+
+
+def test_what_is_lost_is_made_again_with_the_same_bytes(
+    made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "SHARD", 8)
+    out, told = made
+    before = contents(out)
+    images = Path(told["stages"]["images-1"]["path"])
+    (images / "00001.parquet").unlink()
+    kept = (images / "00000.parquet").stat().st_mtime_ns
+    assert dpt(SMALL, out) == told and contents(out) == before
+    assert (images / "00000.parquet").stat().st_mtime_ns == kept
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="trains no classifier"):
+        replace(SMALL, stage1="gan")
+    for name, value in (("rounds", 0), ("real_share", 2.0), ("images_per_class", -1), ("labels_per_class", 0)):
+        with pytest.raises(UserError, match=name):
+            replace(SMALL, **{name: value})
+    with pytest.raises(UserError, match="labels_per_class is 500"):
+        dpt(replace(SMALL, labels_per_class=500), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
