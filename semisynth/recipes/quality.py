@@ -1,0 +1,81 @@
+"""The quality of a set of synthetic images, by the features of a classifier, beside that of real images held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semisynth import models, quality, weights
+from semisynth.data import datasets
+from semisynth.data.datasets import Dataset, Images, Reading
+from semisynth.data.stream import to_float
+from semisynth.errors import UserError
+from semisynth.evaluate import classify
+from semisynth.models import Classifier
+from semisynth.recipes import single
+
+TOGETHER = 500  # images at a time
+HELD_OUT = "held-out real images"
+
+
+def measure(
+    images: str,
+    reference: str,
+    features: str = "foundation",
+    reading: Reading | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """`Quality` of one data set against the training images of another, and of the reference's own test images.
+
+    images: synthetic ones, of whose labels `class_accuracy` is the share that a run's classifier agrees with; features:
+    the run directory of a classifier, or foundation. As many images of each are measured as there are of the fewest,
+    since most measures depend on the number. `UserError` for images of another size, and for too few.
+    """
+    reading = reading or Reading()
+    real = datasets.load(reference, reading)
+    own = datasets.is_own(images)
+    made = datasets.load(images, replace(reading, size=real.shape[2], holdout=0.0) if own else reading)
+    if made.shape != real.shape:
+        raise UserError(
+            f"{images} has images of {made.shape}, and {reference} of {real.shape}: give images of one size."
+        )
+    model, classes = _model(features, real, torch.device(device))
+    sets = {images: _all(made), "reference": _all(real), HELD_OUT: real.test}
+    count = min(len(found) for found in sets.values() if len(found))
+    seen = {name: _features(model, found, count, device) for name, found in sets.items() if len(found)}
+    against = seen.pop("reference")
+    told = {name: quality.described(quality.measure(against, found)) for name, found in seen.items()}
+    labeled = made.pool
+    accuracy = None
+    if classes == made.classes and len(labeled):
+        accuracy = classify(model, labeled, classes, device=device)["accuracy"]
+    return {"features": features, "images": count, "measures": told, "class_accuracy": accuracy}
+
+
+def _model(features: str, data: Dataset, device: torch.device) -> tuple[Classifier, tuple[str, ...] | None]:
+    """The network whose features are used and, of a run, its classes."""
+    if features != "foundation":
+        _, model, classes, _ = single.classifier(Path(features), device)
+        assert isinstance(model, Classifier)
+        return model, classes
+    model = models.build("small-cnn", data.shape[0], len(data.classes))
+    weights.load_into(model.features, models.foundation("foundation", "small-cnn"), "features.")
+    return model.to(device).eval(), None
+
+
+def _all(data: Dataset) -> Images:
+    """Training images, labeled or not."""
+    return data.pool if data.unlabeled is None else data.pool.join(data.unlabeled)
+
+
+def _features(model: Classifier, images: Images, count: int, device: torch.device | str) -> Tensor:
+    """Of so many images, evenly spread over the set: (count, d) on the CPU."""
+    some = images.subset(torch.linspace(0, len(images) - 1, count).long())
+    extract: Callable[[Tensor], Tensor] = model.features
+    with torch.no_grad():
+        return torch.cat([extract(to_float(x.to(device))).cpu() for x in some.batches(TOGETHER)])
