@@ -99,12 +99,9 @@ def dpt(options: DPT, out: Path) -> dict[str, Any]:
     classifier = work.classifier(None, 0)
     stages = {"classifier-0": classifier}
     for number in range(1, options.rounds + 1):
-        labels = work.labels(classifier)
-        diffusion = work.diffusion(labels)
-        images = work.images(diffusion)
-        classifier = work.classifier(images, number)
-        found = {"labels": labels, "diffusion": diffusion, "images": images, "classifier": classifier}
-        stages |= {f"{name}-{number}": stage for name, stage in found.items()}
+        made = work.taught(classifier) if options.images_per_class else {}
+        classifier = work.classifier(made.get("images"), number)
+        stages |= {f"{name}-{number}": stage for name, stage in {**made, "classifier": classifier}.items()}
     told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
     weights.write_json(out / "dpt.json", told)
     return told
@@ -121,16 +118,22 @@ class Work:
         self.labeled, self.rest = drawn(self.data, options.labels_per_class, options.seed)
 
     def classifier(self, images: Stage | None, number: int) -> Stage:
-        """Of the labeled and unlabeled images and, after the first, of those that were made."""
+        """Of the labeled and unlabeled images and, after the first, of those that were made, if any were."""
         options = self.options
         kinds: dict[str, Any] = {"model": options.model, "init": options.init, "steps": options.steps}
-        if images is None:
+        if number == 0:
             config = replace(self.config, setting=replace(self.config.setting, **kinds))
             return self._fit("classifier", config, [])
-        rows = self._rows(images)
-        data = self._stage("data", {"arm": options.arm, "share": self._share()}, [images], rows)
+        asked = {"arm": options.arm, "share": self._share()} if images else {"base": self.config.flat()}
+        data = self._stage("data", asked, [images] if images else [], self._rows(images))
         setting = {"data": str(data.path / DATA), "labels_per_class": 0, **kinds}
         return self._fit("classifier", self._config(options.stage1, options.classifier, **setting), [data])
+
+    def taught(self, classifier: Stage) -> dict[str, Stage]:
+        """What a classifier teaches: labels, the diffusion model of these, and its images."""
+        labels = self.labels(classifier)
+        diffusion = self.diffusion(labels)
+        return {"labels": labels, "diffusion": diffusion, "images": self.images(diffusion)}
 
     def labels(self, classifier: Stage) -> Stage:
         """All images for training, with the classes that the classifier takes them for or, careful, that are known."""
@@ -182,12 +185,12 @@ class Work:
     def _shard(self, stage: Stage, i: int) -> Path:
         return stage.path / f"{i:05}.parquet"
 
-    def _rows(self, images: Stage) -> Callable[[], Iterable[list[Any]]]:
+    def _rows(self, images: Stage | None) -> Callable[[], Iterable[list[Any]]]:
         """What the next classifier learns from: labeled images, those that were made, and the others as unlabeled."""
 
         def make() -> Iterable[list[Any]]:
             made = 0
-            for shard in sorted(images.path.glob("*.parquet")):
+            for shard in sorted(images.path.glob("*.parquet")) if images else ():
                 for row in parquet.read(shard, ("image", "label")):
                     made += 1
                     yield [*row, "train"]
