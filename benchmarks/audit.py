@@ -167,8 +167,8 @@ def table(rows: Sequence[Mapping[str, Any]], command: str = "") -> str:
         "Ten labeled digits of each class; the share is of the pool, whose 557 real images are the same at every share "
         "of a seed. Found: how often the test refused that the pool is all real, without which the estimate is 0. "
         "AUROC: how well synthetic images are ranked above real ones; the baseline is a logistic regression on "
-        "histogram and spectrum that learned to tell the labeled images from the pool. Intervals are of 95 % and err on "
-        "the safe side.\n\n"
+        "histogram and spectrum that learned to tell the labeled images from the pool. Intervals are of 95 % and err "
+        "on the safe side.\n\n"
         f"Commit {environment.commit()}, on {environment.describe(torch.device('cpu'))['device']}. Made by `{command}`."
     )
     return f"# Audit\n\n{text}\n{notes}\n"
