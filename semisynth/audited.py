@@ -52,6 +52,8 @@ def page(record: Mapping[str, Any], sheets: Mapping[str, Sheet]) -> str:
         "most": "The images that the fitted model holds for synthetic first, with the probability.",
         "least": "And those that it holds for synthetic last.",
     }
+    if record["share"] == 0:
+        note["most"] = "As nothing was found, their suspicion is 0; these would come first."
     body = [
         f"<header>{header}</header>",
         section("Share of synthetic images", escape(record["assumption"]), _figures(record)),

@@ -55,3 +55,4 @@ def test_a_pool_in_which_nothing_was_found_is_not_called_clean() -> None:
     assert told == (
         "No synthetic image was found with any certainty among 1,234 images (95\u00a0% interval 0 to 45\u00a0%)."
     )
+    assert "As nothing was found" in page(share=0.0) and "As nothing was found" not in page()
