@@ -13,7 +13,7 @@ from semisynth.report import HEAD
 
 def record(**more: Any) -> dict[str, Any]:
     found = {
-        "options": {"pool": "data/<b>pool</b>.parquet", "labeled": "x", "seed": 0, "reading": {"size": 0}},
+        "options": {"pool": "data/<b>pool.parquet", "labeled": "x", "seed": 0, "reading": {"size": 0}},
         "share": 0.42,
         "interval": [0.19, 0.8149],
         "p": 0.001,
@@ -34,7 +34,8 @@ def page(**more: Any) -> str:
 def test_it_needs_nothing_else_and_names_are_no_markup() -> None:
     text = page()
     assert text.startswith(HEAD) and "<script" not in text and not re.search(r'(src|href)="(?!data:)', text)
-    assert "<b>pool" not in text and "&lt;b&gt;.parquet" not in text and "a<i>" not in text and "<were>" not in text
+    assert "<b>pool" not in text and "a<i>" not in text and "<were>" not in text
+    assert "Audit of &lt;b&gt;pool.parquet" in text
 
 
 def test_every_image_has_a_text() -> None:
