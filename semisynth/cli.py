@@ -149,7 +149,9 @@ def _contamination(run: Path, hidden: Path, device: str, as_json: bool) -> None:
         return
     auroc = "none" if found["auroc"] is None else f"{found['auroc']:.3f}"
     print(f"detector AUROC {auroc}, calibration error {found['calibration_error']:.3f}")
-    print(f"synthetic share estimated {found['share']['estimated']:.3f}, true {found['share']['true']:.3f}")
+    estimated = found["share"]["estimated"]
+    told = "not estimated, as the queue is empty" if estimated is None else f"estimated {estimated:.3f}"
+    print(f"synthetic share {told}, true {found['share']['true']:.3f}")
     for name, row in found["sources"].items():
         taken = "none" if row["taken"] is None else f"{row['taken']:.3f}"
         print(f"  {name}: {row['images']} images, {taken} taken for synthetic, {row['queued']} ever queued")
@@ -272,6 +274,8 @@ def mix(arguments: list[str]) -> None:
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
     record = recipe.mix(recipe.Mix(**given, reading=reading), out)
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
+    for note in record.get("notes", ()):
+        print(f"{given['real']}: {note}")
     print(f"wrote {out / mixed.POOL}: unlabeled {counts}; share {record['share']:.3f}")
     found = {name: value for name, value in record["auroc"].items() if value is not None}
     if found:

@@ -242,6 +242,11 @@ def test_without_a_detector_all_images_teach_both_heads() -> None:
     assert before.terms["dummy"] == 0 < after.terms["dummy"] and "detector" not in after.terms
 
 
+def test_a_queue_that_no_memory_holds_is_told() -> None:
+    with pytest.raises(UserError, match=r"25 images of 1000 classes takes 3.5 GiB: give a lower --method.length"):
+        RSMatch(chosen.Classifier(CLASSES), Times(1.0), Times(1.0), 1000, POOL, (3, 224, 224))
+
+
 @pytest.mark.parametrize("view", ["weak", "strong"])
 def test_with_neither_it_is_fixmatch(view: Any) -> None:
     model, options = zoo.network("cnn-group-silu"), {"threshold": 0.4, "weight": 0.7, "view": view}
