@@ -149,7 +149,9 @@ def _contamination(run: Path, hidden: Path, device: str, as_json: bool) -> None:
         return
     auroc = "none" if found["auroc"] is None else f"{found['auroc']:.3f}"
     print(f"detector AUROC {auroc}, calibration error {found['calibration_error']:.3f}")
-    print(f"synthetic share estimated {found['share']['estimated']:.3f}, true {found['share']['true']:.3f}")
+    estimated = found["share"]["estimated"]
+    told = "not estimated, as the queue is empty" if estimated is None else f"estimated {estimated:.3f}"
+    print(f"synthetic share {told}, true {found['share']['true']:.3f}")
     for name, row in found["sources"].items():
         taken = "none" if row["taken"] is None else f"{row['taken']:.3f}"
         print(f"  {name}: {row['images']} images, {taken} taken for synthetic, {row['queued']} ever queued")
@@ -272,12 +274,46 @@ def mix(arguments: list[str]) -> None:
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
     record = recipe.mix(recipe.Mix(**given, reading=reading), out)
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
+    for note in record.get("notes", ()):
+        print(f"{given['real']}: {note}")
     print(f"wrote {out / mixed.POOL}: unlabeled {counts}; share {record['share']:.3f}")
     found = {name: value for name, value in record["auroc"].items() if value is not None}
     if found:
         told = "; another generator, or --through, makes a harder mix" * (record["verdict"] == "too easy")
         values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         print(f"AUROC by histogram and spectrum alone: {values}: {record['verdict']}{told}.")
+
+
+def audit(arguments: list[str]) -> None:
+    """Tell how many images of a pool are synthetic, and which, from labeled real images alone."""
+    from dataclasses import fields
+
+    from semisynth import audited, options
+    from semisynth.recipes import audit as recipe
+    from semisynth.recipes import clean
+    from semisynth.recipes.config import Reading
+
+    parser = options.new_parser("audit", audit.__doc__)
+    parser.add_class_arguments(recipe.Audit, None, skip={"pool", "reading"})
+    parser.add_argument(
+        "pool", type=str, help="a data set whose unlabeled images are audited; without any, all of them"
+    )
+    parser.add_class_arguments(Reading, None, skip={"holdout", "mirror"})
+    parser.add_argument("--out", type=str, required=True, help="the directory of the audit")
+    parser.add_argument("--apply", action="store_true", help=f"write {clean.CLEANED} too, which fit takes as --data")
+    parser.add_argument("--reject", type=float, default=0.5, help="suspicion from which --apply leaves an image out")
+    given = options.parse(parser, arguments)
+    out, apply, reject = Path(given.pop("out")), given.pop("apply"), given.pop("reject")
+    reading = Reading(**{field.name: given.pop(field.name) for field in fields(Reading) if field.name in given})
+    asked = recipe.Audit(**given, reading=reading)
+    if apply:
+        clean.check(asked, out, reject)
+    record = recipe.run(asked, out)
+    print(f"{audited.told(record)}\n{record['assumption']}")
+    print(f"the ranking: {out / recipe.RANKING}; to look at: {out / recipe.PAGE}")
+    if apply:
+        cleaned = clean.clean(asked, out, reject)
+        print(f"wrote {out / clean.CLEANED}: {cleaned['left_out']} images left out, {cleaned['kept']} kept")
 
 
 def demo(arguments: list[str]) -> None:
@@ -346,5 +382,6 @@ def doctor(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
-    command.__name__: command for command in (fit, evaluate, predict, report, tune, bench, data, mix, demo, doctor)
+    command.__name__: command
+    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, demo, doctor)
 }

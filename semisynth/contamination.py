@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from semisynth.data.parquet import Parquet
 from semisynth.errors import UserError
 from semisynth.evaluate import calibration_error, logits
-from semisynth.mixed import REAL
+from semisynth.mixed import HIDDEN, POOL, REAL
 from semisynth.recipes import single
 from semisynth.recipes.config import Config
 from semisynth.separable import rank_auroc
@@ -24,11 +25,12 @@ QUARTERS = 4  # of the training, for each of which the queue's purity is told by
 def score(run: Path, hidden: Path, device: torch.device) -> dict[str, Any]:
     """How well the detector of a finished run told real from synthetic, by the hidden table of its mix; kept beside it.
 
-    share: of the images that were seen, "true" and "estimated"; auroc: of the probabilities, None where all images are
-    of one kind; calibration_error: of the probabilities; purity: the share of synthetic ones among the images that
-    entered the queue, by class, None where none did, "last" of those that are in it at the end; sources: of each how
-    many "images" there are, their mean "probability", the share "taken" for synthetic, the number "queued" at any time,
-    and the "accuracy" of the classifier on them. Raises `UserError` for another method, and for another pool's table.
+    share: of the images that were seen, "true" and "estimated", None if the queue stayed empty, as nothing is estimated
+    then; auroc: of the probabilities, None where all images are of one kind; calibration_error: of the probabilities;
+    purity: the share of synthetic ones among the images that entered the queue, by class, None where none did, "last"
+    of those that are in it at the end; sources: of each how many "images" there are, their mean "probability", the
+    share "taken" for synthetic, the number "queued" at any time, and the "accuracy" of the classifier on those that
+    show a class of the data, None without any. Raises `UserError` for another method, and for another pool's table.
     """
     config, model, data = single.trained(run, device)
     memory = _memory(run, config)
@@ -39,11 +41,16 @@ def score(run: Path, hidden: Path, device: torch.device) -> dict[str, Any]:
     sources = [REAL] * first + [source for source, _ in table]
     synthetic = torch.tensor([source != REAL for source in sources])
     seen = suspicion >= 0
-    queued = (memory["entered"] >= 0).any(0)
+    queued, filled = (memory["entered"] >= 0).any(0), bool((memory["index"] >= 0).any())
+    taken = suspicion >= (0.5 if filled or not config.options["queue"] else math.inf)
     predicted = logits(model, images, data.classes, device=device).argmax(1)
     right = torch.tensor([data.classes[c] == name for c, (_, name) in zip(predicted.tolist(), table, strict=True)])
+    known = torch.tensor([name in data.classes for _, name in table])
     found = {
-        "share": {"true": synthetic[seen].double().mean().item(), "estimated": memory["share"].item()},
+        "share": {
+            "true": synthetic[seen].double().mean().item(),
+            "estimated": memory["share"].item() if filled else None,
+        },
         "auroc": _auroc(suspicion[seen], synthetic[seen]),
         "calibration_error": calibration_error(suspicion[seen].double(), synthetic[seen]),
         "purity": _purity(memory, synthetic, data.classes),
@@ -51,9 +58,9 @@ def score(run: Path, hidden: Path, device: torch.device) -> dict[str, Any]:
             name: {
                 "images": int(of.sum()),
                 "probability": _mean(suspicion[of & seen]),
-                "taken": _mean(suspicion[of & seen] >= 0.5),
+                "taken": _mean(taken[of & seen]),
                 "queued": int((of & queued).sum()),
-                "accuracy": _mean(right[of[first:]]),
+                "accuracy": _mean(right[of[first:] & known]),
             }
             for name in dict.fromkeys(sources)
             for of in [torch.tensor([source == name for source in sources])]
@@ -77,10 +84,15 @@ def _memory(run: Path, config: Config) -> dict[str, Tensor]:
 
 def _hidden(hidden: Path, config: Config) -> list[tuple[str, str | None]]:
     """Source and class of each unlabeled image of the pool that the run was trained on, in its order."""
+    data = config.setting.data
+    if Path(data).name != POOL or not Path(data).exists():
+        raise UserError(
+            f"the run was trained on '{data}', which is no mix that is there: --hidden scores runs on mixes."
+        )
     rows = [row for _, row in Parquet.open(str(hidden)).rows(["hash", "source", "class"])]
-    pool = Parquet.open(config.setting.data).rows(["split", "hash"])
+    pool = Parquet.open(data).rows(["split", "hash"])
     if [row[0] for row in rows] != [row[1] for _, row in pool if row[0] == "unlabeled"]:
-        raise UserError(f"{hidden} is not of the pool {config.setting.data}: give the hidden.parquet beside it.")
+        raise UserError(f"{hidden} is not the hidden table of the pool {data}: give the {HIDDEN} beside that.")
     return [(source or REAL, name) for _, source, name in rows]
 
 

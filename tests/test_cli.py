@@ -245,6 +245,26 @@ MISTAKES = {
         ["mix", "--real", "digits-pool", "--synthetic", "digits-gn", "--out", "{out}"],
         "unknown generator (or run directory) 'digits-gn': did you mean 'digits-gan'?",
     ),
+    "no pool to audit": (
+        ["audit", "digits-pol", "--labeled", "digits-others", "--out", "{out}"],
+        "unknown data set (and there is no such path) 'digits-pol': did you mean 'digits-pool'?",
+    ),
+    "an audit of itself": (
+        ["audit", "digits-pool", "--labeled", "digits-pool", "--out", "{out}"],
+        "every image of the pool is one of the labeled ones: give a pool that has others",
+    ),
+    "an audit of a pool that cannot be cleaned": (
+        ["audit", "digits-pool", "--labeled", "digits-others", "--out", "{out}", "--apply"],
+        "--apply cannot clean digits-pool, which is built in",
+    ),
+    "an audit that would reject all": (
+        ["audit", "{run}", "--labeled", "digits-others", "--out", "{out}", "--apply", "--reject", "0"],
+        "reject is 0.0: give a number from 0.01 to 1",
+    ),
+    "an audit in a run": (
+        ["audit", "digits-pool", "--labeled", "digits-others", "--out", "{run}"],
+        "run exists and is not an audit: give another one",
+    ),
     "no run to report": (["report", "{out}", "--out", "{out}/a.html"], "no run in '{out}'"),
     "report below a file": (
         ["report", "{run}", "--out", "{run}/config.json/deep/a.html"],

@@ -22,8 +22,11 @@ from semisynth.separable import rank_auroc
 SIZES = {"train": 6, "unlabeled": 20, "validation": 4, "test": 4}
 
 
-def pool(out: Path, seed: int = 0) -> Path:
-    """Two classes, 20 unlabeled images of which the odd ones are synthetic, from two generators."""
+def pool(out: Path, seed: int = 0, strange: bool = False) -> Path:
+    """Two classes, 20 unlabeled images of which the odd ones are synthetic, from two generators.
+
+    strange: whether the second one makes images of another class.
+    """
     source, rows = torch.Generator().manual_seed(seed), []
     for split, count in SIZES.items():
         for i in range(count):
@@ -31,7 +34,8 @@ def pool(out: Path, seed: int = 0) -> Path:
             name = "ab"[i // 2 % 2]
             made = split == "unlabeled" and i % 2
             label = None if split == "unlabeled" else name
-            rows += [Row(image, label, split, ("one", "two")[i // 2 % 2] if made else mixed.REAL, name)]
+            shown = "c" if strange and made and i // 2 % 2 else name
+            rows += [Row(image, label, split, ("one", "two")[i // 2 % 2] if made else mixed.REAL, shown)]
     out.mkdir()
     mixed.write(rows, out)
     return out
@@ -79,6 +83,24 @@ def test_scores_are_those_of_the_hidden_flags(scored: tuple[Path, Path, dict[str
     assert json.loads((out / contamination.NAME).read_text()) == found
 
 
+def test_what_is_not_known_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While the queue is empty nothing is estimated or taken for synthetic; there is no accuracy without a class."""
+    made, out = pool(tmp_path / "mix", strange=True), tmp_path / "run"
+    fit = ["fit", "--data", str(made / POOL), "--labels-per-class", "2", "--method", "rsmatch", "--steps", "3"]
+    assert main([*fit, "--batch", "4", "--unlabeled-batch", "4", "--out", str(out)]) == 0
+    content = torch.load(out / "checkpoint.pt", weights_only=True)
+    content["method"]["suspicion"].fill_(0.9)
+    content["method"]["index"].fill_(-1)
+    torch.save(content, out / "checkpoint.pt")
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--hidden", str(made / HIDDEN)]) == 0
+    assert "synthetic share not estimated, as the queue is empty, true" in capsys.readouterr().out
+    found = json.loads((out / contamination.NAME).read_text())
+    assert found["share"]["estimated"] is None
+    assert {row["taken"] for row in found["sources"].values()} == {0}
+    assert found["sources"]["two"]["accuracy"] is None and found["sources"]["one"]["accuracy"] is not None
+
+
 def accuracies(out: Path) -> dict[str, float]:
     """How many unlabeled images of each source are of the class that the run predicts."""
     _, model, data = single.trained(out, torch.device("cpu"))
@@ -117,7 +139,7 @@ def test_a_run_that_was_not_scored_shows_nothing(tmp_path: Path, scored: tuple[P
 def test_what_cannot_be_scored_is_told(tmp_path: Path, scored: tuple[Path, Path, object]) -> None:
     made, out, _ = scored
     other = pool(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=r"is not of the pool .* beside it"):
+    with pytest.raises(UserError, match=r"is not the hidden table of the pool .* beside that"):
         contamination.score(out, other / HIDDEN, torch.device("cpu"))
     shutil.copytree(out, tmp_path / "run")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"no")
@@ -128,4 +150,9 @@ def test_what_cannot_be_scored_is_told(tmp_path: Path, scored: tuple[Path, Path,
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="has no detector"):
         contamination.score(tmp_path / "run", made / HIDDEN, torch.device("cpu"))
+    config["method"]["detector"], config["data"] = True, "digits"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    shutil.copy(out / "checkpoint.pt", tmp_path / "run")
+    with pytest.raises(UserError, match="trained on 'digits', which is no mix that is there"):
+        contamination._hidden(made / HIDDEN, single.Config.of(config))
     assert main(["evaluate", str(out), "--hidden", str(made / HIDDEN), "--split", "test"]) == 2

@@ -44,6 +44,12 @@ def load(source: str, reading: Reading) -> Dataset:
     )
 
 
+def located(source: str, reading: Reading) -> tuple[Catalog, dict[str, Tensor]]:
+    """What is at `source`, and the rows there of each split before any are set aside, in the order of `load`."""
+    found = catalog.read(source)
+    return found, _rows(found, _decoded(found, reading)[1], [])
+
+
 def prepared(found: Catalog, reading: Reading) -> Preparation:
     """What the images are made to be, where `reading` leaves it open by a look at some of them."""
     size, channels = reading.size, {"auto": 0, "gray": 1, "rgb": 3}[reading.channels]

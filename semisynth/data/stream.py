@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,9 @@ from semisynth.method import Batch
 
 if TYPE_CHECKING:
     from semisynth.data.stored import Stored
+
+ON_DEVICE = 2**31  # bytes of stored images up to which a device holds them
+BLOCK = 1000  # images that are brought there at a time
 
 
 class Source(Protocol):
@@ -53,15 +57,25 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Placed:
-    """Images x on the device as one uint8 tensor or, where they are stored in a file, brought there row by row."""
+    """Images x on the device as one uint8 tensor; those that stay in their file are brought there row by row."""
 
     def __init__(self, x: Tensor | Stored, device: torch.device) -> None:
+        if not isinstance(x, Tensor) and device.type != "cpu" and math.prod(x.shape) <= ON_DEVICE:
+            x = whole(x, device)  # a copy from the host, each step, may wait for the device's work
         self.x, self.device = x.to(device) if isinstance(x, Tensor) else x, device
 
     def __call__(self, index: Tensor) -> Tensor:
         """Float images on the device at an index (m,) on the CPU."""
         rows = self.x[index.to(self.x.device, non_blocking=True)]
         return to_float(rows.to(self.device, non_blocking=True))
+
+
+def whole(x: Stored, device: torch.device) -> Tensor:
+    """All images of a file on the device; the host holds a few at a time."""
+    held = torch.empty(x.shape, dtype=torch.uint8, device=device)
+    for part, rows in zip(held.split(BLOCK), torch.arange(len(x)).split(BLOCK), strict=True):
+        part.copy_(x[rows])
+    return held
 
 
 class Pool:

@@ -14,8 +14,9 @@ finds, so that the classifier's own head stays clean. All else is our reconstruc
   differs between it and the labeled images is all that can be known. The queue then takes over.
 - What its answer means. It is trained on as much of the queue as of labeled images. The `share` of the pool that is
   synthetic turns this into a probability, and is estimated by expectation maximisation (Saerens, Latinne and
-  Decaestecker, Neural Computation 2002): of a pool that looks like the labeled images it goes to zero. Only what is
-  more probably synthetic than not enters the queue.
+  Decaestecker, Neural Computation 2002) once there is a queue. With few labels it is a poor estimate: of clean pools
+  it was between 0 and a half, the more the smaller the pool. Only what is more probably synthetic than not enters the
+  queue.
 - Whether the dummy head learns from all unlabeled images (`both`), not from the synthetic ones alone.
 """
 
@@ -41,6 +42,7 @@ from semisynth.models.classifier import Classifier
 SIDE = 8  # pixels of the small copy
 SCALE = 2.0  # of its distance, so that it varies by about one
 SHARE_DECAY = 0.9  # of the estimate of the share
+LARGEST = 2**30  # bytes of the images in the queue, which are in every checkpoint
 PERIODS = 20  # parts of the training, of each of which is remembered which images entered the queue
 
 
@@ -57,7 +59,8 @@ class RSMatch(Method):
     """L = CE(labeled) + BCE(labeled, 0) + BCE(queue, 1) + weight * (L_real + L_synthetic).
 
     L_real is FixMatch through the classifier's head on what is taken for real, L_synthetic the dummy head's
-    cross-entropy on what is taken for synthetic, with the classifier's prediction on the weak view as the target.
+    cross-entropy on all unlabeled images, or with `both` off on what is taken for synthetic, with the classifier's
+    prediction on the weak view as the target, whatever its confidence.
     `index` (classes, length) is the queue's images in the pool, -1 where it is empty, and `stored` these images.
     `suspicion` (pool,) is the probability of each image when last seen, -1 before that; `entered` (PERIODS, pool) the
     class as which an image last entered the queue in that part of the training, or -1. Both are for scoring alone.
@@ -65,7 +68,8 @@ class RSMatch(Method):
     Args:
         threshold: tau, the confidence from which a prediction is a target of the classifier, or in the queue
         weight: of both unsupervised terms
-        queue: whether there is a queue; the whole unlabeled batch stands for it where there is none
+        queue: whether there is a queue; the whole unlabeled batch stands for it where there is none, and the share is
+            not estimated
         length: images of each class in the queue
         detector: whether real and synthetic images are told apart; else all of them teach both heads
         sees: what the detector sees, an image's distance from its class or the features of a weak view
@@ -113,6 +117,11 @@ class RSMatch(Method):
             raise UserError(
                 "method 'rsmatch' finds synthetic images in the unlabeled pool, and there is none: give --unlabeled "
                 "pool and, if every image is labeled, a lower --labels-per-class."
+            )
+        if (held := classes * length * math.prod(shape)) > LARGEST:
+            raise UserError(
+                f"a queue of {length} images of {classes} classes takes {held / 2**30:.1f} GiB: give a lower "
+                "--method.length, or smaller images with --size."
             )
         if shared and sees != "features":
             raise UserError("the detector shares features only if it sees them: give --method.sees features too.")

@@ -40,7 +40,7 @@ class Mix:
         real: the data set that real images are of, as fit's --data
         synthetic: generators, by name or by the run directory of one
         share: of synthetic images among the unlabeled ones, from 0 to below 1
-        size: number of unlabeled images; left out, all real ones stay and synthetic ones are added
+        images: number of unlabeled images; left out, all real ones stay and synthetic ones are added
         labeled: real images of each class that keep their labels and are in no mix; what fit's --labels-per-class
             leaves of them it takes as unlabeled too
         classes: which class of the generators stands for a class of the data: equal, that of the same name; any, all
@@ -54,7 +54,7 @@ class Mix:
     real: str
     synthetic: list[str]
     share: float = 0.4
-    size: int = 0
+    images: int = 0
     labeled: int = 25
     classes: str = "equal"
     through: str | None = None
@@ -62,7 +62,7 @@ class Mix:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        between(0, math.inf, size=self.size)
+        between(0, math.inf, images=self.images)
         between(1, math.inf, labeled=self.labeled)
         if not 0 <= self.share < 1:
             raise UserError(f"share is {self.share}: give a number from 0 to below 1.")
@@ -92,10 +92,10 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
     same bytes. A mix that is there is left as it is. Raises `UserError` where `out` holds anything else, where there
     are too few real images, and for a class that a generator has not.
     """
-    if (there := _finished(options, out)) is not None:
+    data = datasets.load(options.real, options.reading)
+    if (there := _finished(options, data, out)) is not None:
         return there
     through = Through.parse(options.through) if options.through else None
-    data = datasets.load(options.real, options.reading)
     labeled, real = _drawn(options, data)
     count = _synthetic(options, len(real))
     makers = [Maker.of(name, options.classes, data) for name in options.synthetic]
@@ -109,15 +109,16 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
     order = np.random.RandomState(noise.derive("mix order", options.seed) % 2**32).permutation(len(rows))
     directory.make(out)
     mixed.write([rows[i] for i in order], out)
-    record = _record(options, rows, makers, out)
+    record = _record(options, data, rows, makers, out)
     weights.write_json(out / RECORD, record)
     return record
 
 
-def _finished(options: Mix, out: Path) -> dict[str, Any] | None:
+def _finished(options: Mix, data: Dataset, out: Path) -> dict[str, Any] | None:
     if (out / RECORD).exists():
         record, wanted = weights.read_json(out / RECORD), asdict(options)
         directory.require(out, "another mix", record.get("options", {}), wanted, wanted)
+        directory.require(out, "a mix of other images", record, {"data": data.describe()["hash"]}, ["data"])
         return record
     if out.exists() and (
         not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - {POOL, HIDDEN}
@@ -140,12 +141,12 @@ def _drawn(options: Mix, data: Dataset) -> tuple[Images, Images]:
     chosen, others = splits.draw_labels(data.pool.y, options.labeled, noise.derive("mix labels", options.seed))
     rest = data.pool.subset(others)
     real = rest if data.unlabeled is None else rest.join(data.unlabeled)
-    if options.size:
-        wanted = options.size - round(options.share * options.size)
+    if options.images:
+        wanted = options.images - round(options.share * options.images)
         if wanted > len(real):
             raise UserError(
-                f"--size {options.size} with --share {options.share:g} asks for {wanted} real images, and "
-                f"{options.real} has {len(real)} that are not labeled: lower --size or --labeled, or raise --share."
+                f"--images {options.images} with --share {options.share:g} asks for {wanted} real images, and "
+                f"{options.real} has {len(real)} that are not labeled: lower --images or --labeled, or raise --share."
             )
         drawn, _ = splits.stratified(real.y + 1, [wanted], noise.derive("mix real", options.seed))
         real = real.subset(drawn)
@@ -156,7 +157,13 @@ def _drawn(options: Mix, data: Dataset) -> tuple[Images, Images]:
 
 def _synthetic(options: Mix, real: int) -> int:
     """How many synthetic images make the share."""
-    return options.size - real if options.size else round(real * options.share / (1 - options.share))
+    count = options.images - real if options.images else round(real * options.share / (1 - options.share))
+    if (count > 0) != (options.share > 0) or not real:
+        raise UserError(
+            f"--share {options.share:g} of {options.images or real} images makes {count} synthetic and {real} real "
+            "ones: give more --images, or another --share."
+        )
+    return count
 
 
 def _rows(images: Images, data: Dataset, split: str, through: Through | None) -> Iterator[Row]:
@@ -169,7 +176,7 @@ def _rows(images: Images, data: Dataset, split: str, through: Through | None) ->
 # ---- what is told of it ----------------------------------------------------------------------------------------------
 
 
-def _record(options: Mix, rows: Sequence[Row], makers: Sequence[Maker], out: Path) -> dict[str, Any]:
+def _record(options: Mix, data: Dataset, rows: Sequence[Row], makers: Sequence[Maker], out: Path) -> dict[str, Any]:
     pool = [row for row in rows if row.split == "unlabeled"]
     made = [row for row in pool if row.synthetic]
     # By generator too: one that is easily told apart hides among others that are not.
@@ -178,6 +185,8 @@ def _record(options: Mix, rows: Sequence[Row], makers: Sequence[Maker], out: Pat
     return {
         "command": options.command,
         "options": asdict(options),
+        "data": data.describe()["hash"],
+        "notes": list(data.told),
         "share": len(made) / len(pool),
         "images": dict(Counter(row.split for row in rows)),
         "sources": dict(Counter(row.source for row in pool)),

@@ -37,6 +37,7 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
         "rsmatch-no-queue": _row("rsmatch", unlabeled="pool", queue=False),
         "rsmatch-no-detector": _row("rsmatch", unlabeled="pool", detector=False),
         "rsmatch-no-dummy": _row("rsmatch", unlabeled="pool", dummy=False),
+        "rsmatch-bare": _row("rsmatch", unlabeled="pool", detector=False, dummy=False),  # which is FixMatch
     }
 
 

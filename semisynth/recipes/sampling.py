@@ -61,11 +61,15 @@ class Maker:
 def _pairs(classes: str, own: Sequence[str]) -> dict[str, str]:
     """What stands for each class of the data; a class that is not named stands for itself."""
     found = {name: name for name in own}
-    for pair in classes.split(",") if classes != "equal" else ():
-        name, equals, other = pair.partition("=")
+    pairs = [pair.partition("=") for pair in classes.split(",")] if classes != "equal" else []
+    named = [name for name, _, _ in pairs]
+    for name, equals, other in pairs:
+        if named.count(name) > 1:
+            raise UserError(f"--classes names the class '{name}' twice: give one pair for each.")
         if name not in found or not equals:
             raise UserError(
-                f"--classes: '{pair}' is no pair CLASS=CLASS of a class of the data, which are {', '.join(own)}."
+                f"--classes: '{name}{equals}{other}' is no pair CLASS=CLASS of a class of the data, which are "
+                f"{', '.join(own)}."
             )
         found[name] = other
     return found

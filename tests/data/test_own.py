@@ -53,6 +53,16 @@ def test_a_set_is_what_its_files_hold(source, tmp_path):
     assert datasets.load(source, Reading(holdout=0, mirror="yes")).flip
 
 
+def test_every_image_is_located(source, tmp_path):
+    pictures.save(tmp_path / "set" / "unlabeled" / "a.png", 5, (8, 8))
+    (tmp_path / "set" / "train" / "cat" / "4.png").write_bytes(b"no image")
+    catalog, rows = own.located(source, Reading(holdout=0.2, unreadable="skip"))
+    names = {split: [catalog.items[row].name for row in index.tolist()] for split, index in rows.items()}
+    assert names["unlabeled"] == ["unlabeled/a.png"] and not names["validation"] and len(names["test"]) == 20
+    kept = [f"train/cat/{i}.png" for i in range(10) if i != 4]
+    assert names["train"] == kept + [f"train/dog/{i}.png" for i in range(10)]
+
+
 @pytest.mark.parametrize(
     "sizes, modes, expected",
     [

@@ -13,8 +13,10 @@ import tiny
 import torch
 
 from semisynth import distributed, noise
+from semisynth.data import stream as stream_of
 from semisynth.data.datasets import Images
-from semisynth.data.stream import Pool, Shuffled, Stream, Synthetic, to_float
+from semisynth.data.stored import Stored
+from semisynth.data.stream import Placed, Pool, Shuffled, Stream, Synthetic, to_float
 
 CPU = torch.device("cpu")
 IMAGES = Images(torch.arange(7 * 4, dtype=torch.uint8).view(7, 1, 2, 2), torch.arange(7) % 3)
@@ -86,6 +88,20 @@ def test_a_batch_holds_the_rows_of_its_items():
         assert torch.equal(found.x, IMAGES.x[index].float() / 255) and torch.equal(found.y, IMAGES.y[index])
         assert torch.equal(found.u, IMAGES.x[found.index].float() / 255) and len(found.u) == 4
         assert (found.step, found.progress) == (step, step / 20)
+
+
+def test_stored_images_are_held_by_a_device_with_memory_of_its_own_if_they_fit(monkeypatch, tmp_path):
+    pixels, other = torch.randint(256, (7, 3, 4, 5), dtype=torch.uint8), torch.device("meta")
+    pixels.numpy().tofile(tmp_path / "pixels")
+    stored = Stored(tmp_path / "pixels", (3, 4, 5), torch.tensor([6, 0, 2, 3, 5]))
+    monkeypatch.setattr(stream_of, "BLOCK", 2)
+    monkeypatch.setattr(stream_of, "ON_DEVICE", 5 * 60)
+    assert torch.equal(stream_of.whole(stored, CPU), pixels[stored.rows])
+    held = Placed(stored, other).x
+    assert held.device == other and held.shape == (5, 3, 4, 5) and held.dtype == torch.uint8
+    assert Placed(stored, CPU).x is stored
+    monkeypatch.setattr(stream_of, "ON_DEVICE", 5 * 60 - 1)
+    assert Placed(stored, other).x is stored
 
 
 def test_labeled_and_unlabeled_orders_are_unrelated():

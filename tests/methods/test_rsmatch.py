@@ -16,7 +16,7 @@ from torch import Tensor
 from semisynth import noise
 from semisynth.errors import UserError
 from semisynth.method import Losses
-from semisynth.methods import RSMatch, rsmatch
+from semisynth.methods import FixMatch, RSMatch, rsmatch
 from semisynth.methods._spread import SHRINK, Spread, distance
 from semisynth.methods.rsmatch import PERIODS, SCALE, SHARE_DECAY
 
@@ -240,6 +240,24 @@ def test_without_a_detector_all_images_teach_both_heads() -> None:
     before, after = first(method, 0.2), first(method, 0.4)
     assert before.metrics["mask"] == after.metrics["mask"] == 1 and not after.memory
     assert before.terms["dummy"] == 0 < after.terms["dummy"] and "detector" not in after.terms
+
+
+def test_a_queue_that_no_memory_holds_is_told() -> None:
+    with pytest.raises(UserError, match=r"25 images of 1000 classes takes 3.5 GiB: give a lower --method.length"):
+        RSMatch(chosen.Classifier(CLASSES), Times(1.0), Times(1.0), 1000, POOL, (3, 224, 224))
+
+
+@pytest.mark.parametrize("view", ["weak", "strong"])
+def test_with_neither_it_is_fixmatch(view: Any) -> None:
+    model, options = zoo.network("cnn-group-silu"), {"threshold": 0.4, "weight": 0.7, "view": view}
+    bare = RSMatch(model, zoo.WEAK, zoo.STRONG, zoo.CLASSES, POOL, zoo.SHAPE, detector=False, dummy=False, **options)
+    found = []
+    for method in (bare.double(), FixMatch(model, zoo.WEAK, zoo.STRONG, **options).double()):
+        with noise.seeded(0):
+            found.append(method.loss(zoo.batch(m=9, progress=0.5)))
+    assert found[0].terms.keys() == found[1].terms.keys() and 0 < found[0].metrics["mask"] < 1
+    for name, term in found[0].terms.items():
+        torch.testing.assert_close(term, found[1].terms[name])
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -37,7 +37,7 @@ def tables(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def made(generator: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Mix]:
     """Of two generators, 60 % of 150 images."""
     out = tmp_path_factory.mktemp("mix") / "pool"
-    asked = Mix("digits-pool", [generator, "glyphs"], share=0.6, size=150, labeled=5, through="8x8:17", seed=3)
+    asked = Mix("digits-pool", [generator, "glyphs"], share=0.6, images=150, labeled=5, through="8x8:17", seed=3)
     return out, mix(asked, out), asked
 
 
@@ -141,22 +141,28 @@ def test_a_mix_is_kept_and_another_one_does_not_take_its_place(
 ) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in made[0].iterdir()}
     assert mix(made[2], made[0]) == made[1]
-    with pytest.raises(UserError, match=r"holds another mix: share \(0.6 there, 0.4 asked\), size \(150 there, 0"):
-        mix(Mix(**{**asdict(made[2]), "reading": made[2].reading, "share": 0.4, "size": 0}), made[0])
+    with pytest.raises(UserError, match=r"holds another mix: share \(0.6 there, 0.4 asked\), images \(150 there, 0"):
+        mix(Mix(**{**asdict(made[2]), "reading": made[2].reading, "share": 0.4, "images": 0}), made[0])
     assert before == {file.name: file.stat().st_mtime_ns for file in made[0].iterdir()}
     (tmp_path / "pool.parquet").write_text("cut off")  # of a mix that did not end
-    mix(options(generator, size=20), tmp_path)
+    mix(options(generator, images=20), tmp_path)
     assert len(tables(tmp_path)[1]) == 20
     (tmp_path / "mix.json").rename(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="exists and is not a mix: give another one"):
-        mix(options(generator, size=20), tmp_path)
+        mix(options(generator, images=20), tmp_path)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "share of one": ({"share": 1.0}, "share is 1.0: give a number from 0 to below 1"),
     "negative share": ({"share": -0.1}, "share is -0.1"),
     "no share": ({"share": float("nan")}, "share is nan"),
-    "too large": ({"size": 1000}, "asks for 600 real images, and digits-pool has 407 that are not labeled: lower --s"),
+    "too large": (
+        {"images": 1000},
+        "asks for 600 real images, and digits-pool has 407 that are not labeled: lower --i",
+    ),
+    "too few": ({"images": 5, "share": 0.01}, "--share 0.01 of 5 images makes 0 synthetic and 5 real ones"),
+    "none real": ({"images": 5, "share": 0.95}, "makes 5 synthetic and 0 real ones: give more --images"),
+    "a class twice": ({"classes": "3=4,3=5"}, "--classes names the class '3' twice"),
     "labels": ({"labeled": 65}, "--labeled is 65, and the smallest class of digits-pool has 64 images"),
     "no label": ({"labeled": 0}, "labeled is 0: give a number from 1"),
     "class of the generator": ({"classes": "3=three"}, "has no class 'three' for the class '3' of the data"),
@@ -183,11 +189,11 @@ def test_generators_are_named_once(generator: str) -> None:
 
 def test_a_class_that_the_generator_has_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="generator letters has no class '0' for the class '0' of the data"):
-        mix(Mix("digits-pool", ["letters"], size=20), tmp_path / "pool")
+        mix(Mix("digits-pool", ["letters"], images=20), tmp_path / "pool")
     pairs = ",".join(f"{own}={other}" for own, other in zip("0123456789", "oiZEhSbTBg", strict=True))
-    mix(Mix("digits-pool", ["letters"], size=50, classes=pairs), tmp_path / "named")
+    mix(Mix("digits-pool", ["letters"], images=50, classes=pairs), tmp_path / "named")
     assert {row["class"] for row in tables(tmp_path / "named")[1]} == set("0123456789")
-    mix(Mix("digits-pool", ["letters"], size=150, classes="any"), tmp_path / "any")
+    mix(Mix("digits-pool", ["letters"], images=150, classes="any"), tmp_path / "any")
     found = {row["class"] for row in tables(tmp_path / "any")[1] if row["synthetic"]}
     assert len(found) == 52 and not found & set("0123456789")
 
@@ -195,10 +201,10 @@ def test_a_class_that_the_generator_has_not_is_named(tmp_path: Path) -> None:
 def test_a_generator_without_classes_gives_images_of_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(generators, "load", lambda name: zoo.GENERATORS["unconditional"]())
     monkeypatch.setattr(generators, "class_names", lambda name: ())
-    mix(Mix("digits-pool", ["plain"], size=20, classes="any"), tmp_path / "pool")
+    mix(Mix("digits-pool", ["plain"], images=20, classes="any"), tmp_path / "pool")
     assert {row["class"] for row in tables(tmp_path / "pool")[1] if row["synthetic"]} == {None}
     with pytest.raises(UserError, match="generator plain has no class '0'"):
-        mix(Mix("digits-pool", ["plain"], size=20), tmp_path / "other")
+        mix(Mix("digits-pool", ["plain"], images=20), tmp_path / "other")
 
 
 def test_one_s_own_images_in_colour_are_mixed(generator: str, tmp_path: Path) -> None:
@@ -216,6 +222,22 @@ def test_the_share_is_known_beside_the_pool_and_nowhere_else(
 ) -> None:
     assert origin.share(str(made[0] / "pool.parquet")) == 0.6
     assert origin.share("digits-pool") is None and origin.share(str(tmp_path / "pool.parquet")) is None
+
+
+def test_what_is_done_to_one_s_own_images_is_told_and_other_images_are_refused(
+    generator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels, y = np.random.RandomState(0).randint(256, size=(30, 20, 24), dtype=np.uint8), np.arange(30) % 2
+    np.savez(tmp_path / "own.npz", images=pixels, labels=y)
+    command = ["mix", "--real", str(tmp_path / "own.npz"), "--synthetic", generator, "--labeled", "2"]
+    command += ["--classes", "0=3,1=4", "--reading.size", "16", "--out", str(tmp_path / "pool")]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "resized to 16x16 (crop): 30 of 30" in told and "set aside" in told
+    assert main(command) == 0 and capsys.readouterr().out == told
+    np.savez(tmp_path / "own.npz", images=pixels[::-1], labels=y)
+    assert main(command) == 2
+    assert "holds a mix of other images" in capsys.readouterr().err
 
 
 def test_fixmatch_trains_on_a_mix(made: tuple[Path, dict[str, Any], Mix], tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_what_tells_the_rows_apart() -> None:
     for part in ("queue", "detector", "dummy"):
         ablated = {"generator": None, "unlabeled": "pool", "method": {"name": "rsmatch", part: False}}
         assert presets.row(f"rsmatch-no-{part}") == ablated
+    assert presets.row("rsmatch-bare")["method"] == {"name": "rsmatch", "detector": False, "dummy": False}
 
 
 def test_the_generator_is_the_one_given_but_for_letters() -> None:

@@ -1,0 +1,166 @@
+"""The statistics of an audit: features and likelihood against definitions, and findings where the truth is known."""
+
+from __future__ import annotations
+
+import cmath
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import approx_fprime, brentq
+
+from semisynth import audit
+from semisynth.audit import SHARES, measure
+from semisynth.errors import UserError
+from semisynth.separable import rank_auroc
+
+
+def measures(real: int, synthetic: int, seed: int = 0) -> np.ndarray:
+    """Measures of real images and, after them, of synthetic ones, which are nearer to one another and less sharp."""
+    random = np.random.RandomState(seed)
+    one, other = random.randn(real, 17), random.randn(synthetic, 17)
+    other[:, :-1] *= 0.6
+    other[:, -1] -= 1.0
+    return np.concatenate([one, other]).astype(np.float32)
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+def test_a_measure_is_a_small_copy_and_the_share_of_high_frequencies() -> None:
+    x = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = measure([x[:1], x[1:]])
+    assert found.shape == (2, 3 * 64 + 1)
+    np.testing.assert_allclose(found[:, :-1], x.flatten(1) / 255, atol=1e-6)
+    for image, last in zip((x / 255).tolist(), found[:, -1], strict=True):
+        power = {"high": 0.0, "all": 0.0}
+        for u in range(-4, 4):
+            for v in range(-4, 4):
+                for plane in image if u or v else ():
+                    turns = [cmath.exp(-2j * cmath.pi * (u * i + v * j) / 8) for i in range(8) for j in range(8)]
+                    pixels = [pixel for line in plane for pixel in line]
+                    value = sum(p * turn for p, turn in zip(pixels, turns, strict=True)) / 8
+                    power["all"] += abs(value) ** 2 / 3
+                    power["high"] += (math.hypot(u, v) / 8 > 3 / 16) * abs(value) ** 2 / 3
+        assert math.isclose(last, math.log((power["high"] + 1e-6) / (power["all"] + 1e-6)), rel_tol=1e-3)
+
+
+def test_a_constant_image_has_no_frequency_and_larger_images_are_made_small() -> None:
+    found = measure([torch.full((1, 1, 40, 24), 51, dtype=torch.uint8)])
+    np.testing.assert_allclose(found[0], [0.2] * 64 + [0.0], atol=1e-5)
+
+
+def test_features_leave_an_image_itself_out_and_know_nothing_of_labels() -> None:
+    seen = measures(40, 20)
+    features = audit._Features(seen)
+    inside = features(seen, inside=True)
+    np.testing.assert_allclose(inside.mean(0), 0, atol=0.05)
+    point = features._point(seen)
+    apart = np.sort(np.linalg.norm(point[:, None] - point, axis=2))
+    near = np.log(apart[:, 1:3].mean(1) + 1e-3)
+    expected = np.clip((near - near.mean()) / near.std(), -4, 4)
+    np.testing.assert_allclose(inside[:, 0], expected, atol=1e-5)
+    order = np.random.RandomState(1).permutation(60)
+    np.testing.assert_allclose(audit._Features(seen[order])(seen[order], inside=True), inside[order], atol=1e-6)
+    outside = features(seen, inside=False)
+    assert (outside[:, 0] < inside[:, 0]).all() and np.allclose(outside[:, 1], inside[:, 1])
+
+
+# ---- likelihood ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
+def test_the_likelihood_is_that_of_the_best_weights_and_its_gradient_is_right(share: float) -> None:
+    f, real, theta = np.random.RandomState(0).randn(30, 2), 8, np.array([-0.3, 0.7, -0.2])
+    value, slope = audit._likelihood(theta, share, f, real)
+    r = 1 - share + share * np.exp(theta[0] + f @ theta[1:])
+    m = brentq(lambda m: ((r - 1) / (1 + m * (r - 1))).sum(), -1 / (r.max() - 1) + 1e-6, -1 / (r.min() - 1) - 1e-6)
+    p = 1 / (30 * (1 + m * (r - 1)))
+    np.testing.assert_allclose([p.sum(), (p * r).sum()], 1, atol=1e-8)
+    assert math.isclose(value, np.log(30 * p).sum() + np.log(r[real:]).sum(), rel_tol=1e-9)
+    numeric = approx_fprime(theta, lambda theta: audit._likelihood(theta, share, f, real)[0], 1e-6)
+    np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-4)
+
+
+def test_a_tilt_that_no_weights_allow_is_ruled_out() -> None:
+    assert audit._likelihood(np.array([9.0, 0.0]), 0.5, np.random.RandomState(0).randn(9, 1), 3)[0] < -1e6
+
+
+def test_the_profile_finds_the_tilt_of_a_normal_and_the_share() -> None:
+    random = np.random.RandomState(0)
+    real, pool = random.randn(1500, 2), random.randn(3000, 2)
+    pool[:1500] += [1.5, 0.0]
+    found, theta = audit._profile(np.concatenate([real, pool]), 1500, 0.7)
+    best = int(found.argmax())
+    assert found[0] == 0 and abs(SHARES[best] - 0.5) <= 0.06
+    np.testing.assert_allclose(theta[best], [-(1.5**2) / 2, 1.5, 0.0], atol=0.25)  # N(d, 1) / N(0, 1)
+
+
+def test_the_interval_is_of_the_joint_level_and_has_0_where_both_are_alike() -> None:
+    likelihood = -(((SHARES - 0.5) / 0.1) ** 2)
+    half = 0.1 * math.sqrt(7.8147 / 2)  # of chi squared with three degrees of freedom
+    np.testing.assert_allclose(audit._interval(likelihood, False, 2), [0.5 - half, 0.5 + half], atol=2e-3)
+    assert audit._interval(likelihood, True, 2)[0] == 0
+    assert audit._interval(np.zeros(len(SHARES)), False, 2) == (0, 1)
+
+
+# ---- what is found ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_the_interval_holds_the_share_and_the_suspicion_is_calibrated(share: float) -> None:
+    real, count = 60, round(400 * share)
+    images = measures(real + 400 - count, count)
+    found = audit.audit(images[:real], images[real:])
+    truth = np.arange(400) >= 400 - count
+    low, high = found.interval
+    assert 0.05 < low <= share <= high and high - low < 0.7 and low <= found.share <= high and found.p <= 0.025
+    assert rank_auroc(found.suspicion, truth) > 0.9 and (found.evidence.argsort() == found.suspicion.argsort()).all()
+    assert abs(found.suspicion.mean() - found.share) < 0.06 and abs(found.share - share) < 0.15
+    again = audit.audit(images[:real], images[real:])
+    assert (again.suspicion == found.suspicion).all() and again.interval == found.interval
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    images = measures(360, 0)
+    found = audit.audit(images[:60], images[60:])
+    assert found.share == 0 and found.interval[0] == 0 and 0 < found.interval[1] < 0.8 and found.p > 0.025
+    assert (found.suspicion == 0).all() and len(set(found.evidence)) == 300
+
+
+def test_the_p_of_a_clean_pool_is_uniform() -> None:
+    ps = []
+    for seed in range(60):
+        f = np.random.RandomState(seed).standard_gamma(2, (120, 2))
+        ps += [audit._test(f, 30, 0.7, np.random.RandomState(seed))]
+    counts = np.histogram(ps, [0, 0.05, 0.5, 1])[0]
+    assert counts[0] <= 8 and 18 <= counts[2] <= 42
+
+
+def test_an_assumption_of_better_detection_makes_the_upper_end_lower() -> None:
+    images = measures(360, 0)
+    ends = [audit.audit(images[:60], images[60:], detectable).interval[1] for detectable in (0.6, 0.8)]
+    assert ends[1] < ends[0] - 0.1
+
+
+def test_of_a_large_pool_a_part_is_looked_at_and_all_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MOST", 250)
+    images = measures(60 + 200, 200)
+    found = audit.audit(images[:60], images[60:])
+    assert found.interval[0] <= 0.5 <= found.interval[1]
+    assert rank_auroc(found.suspicion, np.arange(400) >= 200) > 0.85
+
+
+@pytest.mark.parametrize(
+    "real, pool, detectable, message",
+    [
+        (19, 60, 0.7, "there are 19 of the real labeled images to compare: an audit needs 20 at least"),
+        (20, 49, 0.7, "there are 49 of the pool's images to compare: an audit needs 50 at least"),
+        (20, 60, 0.5, "detectable is 0.5: give a number from 0.55 to 0.95"),
+    ],
+)
+def test_mistakes(real: int, pool: int, detectable: float, message: str) -> None:
+    images = measures(real + pool, 0)
+    with pytest.raises(UserError, match=message):
+        audit.audit(images[:real], images[real:], detectable)
