@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from semisynth.errors import UserError, choose
 from semisynth.generators.adapted import Adapted as Adapted
 from semisynth.generators.adapted import Adapter as Adapter
+from semisynth.generators.diffusion import Diffusion, denoiser_of
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
@@ -16,7 +21,7 @@ from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("glyphs", "letters")
 OF_DIGITS = ("digits-gan", "digits-vae")  # trained on digits-others, to be mixed into digits-pool
-METHODS = ("gan", "vae")  # whose model is a `ConditionalGenerator`
+METHODS = ("gan", "vae", "edm")  # whose runs are generators
 SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
 
@@ -32,13 +37,22 @@ def load(name: str) -> Generator:
         raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
-        generator = ConditionalGenerator(tuple(result["shape"]), result["classes"], options["latent"], options["width"])
+        generator, trained = _built(tuple(result["shape"]), result["classes"], options)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: config.json or result.json is not as fit wrote it ({error!r}): restore it."
         ) from error
-    load_into(generator, path / "model.safetensors")
+    load_into(trained, path / "model.safetensors")
     return generator.eval().requires_grad_(False)
+
+
+def _built(shape: tuple[int, int, int], classes: int, options: Mapping[str, Any]) -> tuple[Generator, nn.Module]:
+    """The generator that a run's options describe, and the part of it that the run trained."""
+    if options["name"] == "edm":
+        denoiser = denoiser_of(shape, classes, options["network"], options["patch"], options["deviation"])
+        return Diffusion(denoiser, options["sampler_steps"], options["guidance"]), denoiser
+    generator = ConditionalGenerator(shape, classes, options["latent"], options["width"])
+    return generator, generator
 
 
 def class_names(name: str) -> tuple[str, ...]:

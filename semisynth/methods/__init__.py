@@ -1,5 +1,6 @@
 """The methods, one file a paper; the command line knows each by its class's name in lower case."""
 
+from semisynth.methods.edm import EDM as EDM
 from semisynth.methods.entropy import Entropy as Entropy
 from semisynth.methods.fixmatch import FixMatch as FixMatch
 from semisynth.methods.flexmatch import FlexMatch as FlexMatch

@@ -1,0 +1,130 @@
+"""Denoisers, and what a deterministic sampler makes of them: generators.
+
+Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-based generative models", NeurIPS 2022
+(arXiv 2206.00364), called EDM below. Guidance: Ho and Salimans, 2022 (arXiv 2207.12598), limited to an interval of
+noise levels by Kynkäänniemi et al., 2024 (arXiv 2404.07724).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from semisynth.errors import between
+from semisynth.generators.protocol import Generator, vectors
+from semisynth.models.uvit import UViT
+
+Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
+LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced (EDM, table 1)
+
+
+class Denoiser(nn.Module):
+    """denoiser(x, sigma, y) -> denoised: the mean of images in [-1, 1] given them with noise of deviation sigma.
+
+    x (n, c, h, w); sigma (n,); y labels (n,), class vectors (n, classes), or None for the mean over all classes. The
+    network gets an input of unit variance and need not undo noise that hardly is there (EDM, eq. 7 and table 1).
+    network: (x, level (n,), vectors (n, classes + 1), the last one for no class) -> (n, c, h, w).
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int], classes: int, deviation: float = 0.5) -> None:
+        super().__init__()
+        self.network, self.shape, self.classes, self.deviation = network, shape, classes, deviation
+
+    def forward(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
+        """c_skip x + c_out F(c_in x; c_noise)."""
+        s, data = sigma.view(-1, 1, 1, 1), self.deviation
+        total = s.square() + data**2
+        out = self.network(x * total.rsqrt(), sigma.log() / 4, self.condition(y, x))
+        denoised: Tensor = x * (data**2 / total) + out * (s * data * total.rsqrt())
+        return denoised
+
+    def condition(self, y: Tensor | None, like: Tensor) -> Tensor:
+        """Class vectors with a place more, which is one where there is no class; a label -1 means none too."""
+        if y is None:
+            y = torch.full((len(like),), -1, device=like.device)
+        if y.ndim == 1:
+            return vectors(torch.where(y < 0, self.classes, y), self.classes + 1, like)
+        return torch.cat([y, torch.zeros_like(y[:, :1])], 1)
+
+
+def denoiser_of(shape: tuple[int, int, int], classes: int, size: str, patch: int, deviation: float) -> Denoiser:
+    """A U-ViT as a denoiser."""
+    return Denoiser(UViT(shape, classes + 1, size, patch), shape, classes, deviation)
+
+
+def levels(steps: int, low: float = LOWEST, high: float = HIGHEST, rho: float = RHO) -> list[float]:
+    """steps + 1 noise levels from high to low, and zero (EDM, eq. 5)."""
+    ends = high ** (1 / rho), low ** (1 / rho)
+    parts = [i / max(steps - 1, 1) for i in range(steps)]
+    return [(ends[0] + part * (ends[1] - ends[0])) ** rho for part in parts] + [0.0]
+
+
+def guided(denoiser: nn.Module, y: Tensor | None, weight: float, interval: tuple[float, float]) -> Denoise:
+    """(x, sigma) -> D(x, sigma) + weight (D(x, sigma, y) - D(x, sigma)) within the interval, D(x, sigma, y) outside it.
+
+    At weight 1 these are the same, and the unconditional pass is left out.
+    """
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        level = x.new_full((len(x),), sigma)
+        conditional: Tensor = denoiser(x, level, y)
+        if y is None or weight == 1 or not interval[0] <= sigma <= interval[1]:
+            return conditional
+        return torch.lerp(denoiser(x, level), conditional, weight)
+
+    return denoise
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = True) -> Tensor:
+    """The image that x = sigmas[0] z leads to along dx/dsigma = (x - D(x, sigma)) / sigma (EDM, algorithm 1).
+
+    sigmas: falling, zero at the end; remember: whether what a backward pass needs is kept, not computed again.
+    """
+
+    def step(x: Tensor, now: float, then: float) -> Tensor:
+        slope = (x - denoise(x, now)) / now
+        euler = x + (then - now) * slope
+        if then == 0:
+            return euler
+        return x + (then - now) * (slope + (euler - denoise(euler, then)) / then) / 2
+
+    for now, then in pairwise(sigmas):
+        if remember or not torch.is_grad_enabled():
+            x = step(x, now, then)
+        else:
+            x = checkpoint(step, x, now, then, use_reentrant=False)
+    return x
+
+
+class Diffusion(Generator):
+    """A `Generator`: z is the noise that a deterministic sampler starts from.
+
+    Each step is computed again on the way back, so the memory of a gradient does not grow with the steps.
+
+    steps: of Heun's method, two passes of the network each; guidance: weight of the class, 1 for none; interval: noise
+    levels at which it applies.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: int = 18,
+        guidance: float = 1.0,
+        interval: tuple[float, float] = (0.0, math.inf),
+    ) -> None:
+        super().__init__()
+        between(1, 10_000, steps=steps)
+        between(0, 100, guidance=guidance)
+        self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
+        self.sigmas, self.guidance, self.interval = levels(steps), guidance, interval
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z (n, c, h, w), y labels (n,), class vectors or None for images of any class -> images in [0, 1]."""
+        denoise = guided(self.denoiser, y, self.guidance, self.interval)
+        found = heun(denoise, z * self.sigmas[0], self.sigmas, remember=False)
+        return ((found + 1) / 2).clamp(0, 1)

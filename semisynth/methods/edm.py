@@ -1,0 +1,81 @@
+"""A class-conditional diffusion model.
+
+Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-based generative models", NeurIPS 2022
+(arXiv 2206.00364); the class is left out now and then, for guidance (Ho and Salimans, arXiv 2207.12598).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from semisynth import noise
+from semisynth.errors import between
+from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of
+from semisynth.generators.protocol import in_turn
+from semisynth.method import Batch, Losses, Method, Update
+
+MEAN, DEVIATION = -1.2, 1.2  # of the logarithm of sigma in training (EDM, table 1)
+
+
+class EDM(Method):
+    """E[ lambda(sigma) || D(x + sigma n; sigma, y) - x ||^2 ] with ln sigma ~ N(-1.2, 1.2^2) (EDM, eq. 2 and table 1).
+
+    lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1].
+
+    Args:
+        network: size of the U-ViT: tiny, small, mid, large or huge
+        patch: pixels of a side of its patches
+        drop: probability that an image's class is left out
+        deviation: sigma_data, of the pixels
+        sampler_steps: of Heun's method, with which it is a generator
+        guidance: weight of the class in sampling, 1 for none
+        model_lr: of AdamW
+    """
+
+    reads_u = False
+    task = "generate"
+    model: Denoiser
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        network: str = "tiny",
+        patch: int = 4,
+        drop: float = 0.1,
+        deviation: float = 0.5,
+        sampler_steps: int = 18,
+        guidance: float = 1.0,
+        model_lr: float = 2e-3,
+    ) -> None:
+        super().__init__()
+        between(0, 1, drop=drop)
+        self.model = denoiser_of(shape, classes, network, patch, deviation)
+        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance)
+        self.drop, self.model_lr = drop, model_lr
+
+    def updates(self) -> dict[str, Update]:
+        optimizer = partial(torch.optim.AdamW, lr=self.model_lr, betas=(0.9, 0.99), weight_decay=0.0)
+        return {"denoiser": Update(self.model, self.loss, optimizer=optimizer)}
+
+    def loss(self, batch: Batch) -> Losses:
+        """The weighted error of denoising, one noise level an image."""
+        n, x = len(batch.x), 2 * batch.x - 1
+        sigma = (MEAN + DEVIATION * noise.normal(n, like=x)).exp()
+        y = torch.where(noise.uniform(n, like=x) < self.drop, -1, batch.y)
+        noisy = x + sigma.view(-1, 1, 1, 1) * noise.normal(*x.shape, like=x)
+        error = (self.model(noisy, sigma, y) - x).square().flatten(1).mean(1)
+        return Losses({"denoising": (weight(sigma, self.model.deviation) * error).mean()})
+
+    def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
+        """n images of the classes in turn."""
+        return {"uniform": in_turn(self.generator_of(self.model), n, like)}
+
+
+def weight(sigma: Tensor, deviation: float) -> Tensor:
+    """lambda(sigma), by which every level starts with a loss of one (EDM, appendix B.6)."""
+    return (sigma.square() + deviation**2) / (sigma * deviation).square()
