@@ -84,7 +84,8 @@ def audit(
     for what, images, least in zip(("real labeled", "pool's"), (real, pool), LEAST, strict=True):
         if len(images) < least:
             raise UserError(
-                f"there are {len(images)} of the {what} images to compare: an audit needs {least} at least."
+                f"there are {len(images)} of the {what} images to compare, copies left out: an audit needs {least} at "
+                "least."
             )
     random = np.random.RandomState(seed)
     real = real[random.permutation(len(real))[:MOST]]

@@ -12,6 +12,7 @@ from scipy.optimize import approx_fprime, brentq
 
 from semisynth import audit
 from semisynth.audit import SHARES, measure
+from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.separable import rank_auroc
 
@@ -152,11 +153,73 @@ def test_of_a_large_pool_a_part_is_looked_at_and_all_are_ranked(monkeypatch: pyt
     assert rank_auroc(found.suspicion, np.arange(400) >= 200) > 0.85
 
 
+# ---- coverage, and where it ends -------------------------------------------------------------------------------------
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Measures and classes of real digits."""
+    data = datasets.load("digits-pool")
+    return measure(data.pool.batches(1000)), data.pool.y.numpy()
+
+
+def drawn(random: np.random.RandomState, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ten of each class, and all others."""
+    labeled = np.concatenate([random.permutation(np.flatnonzero(y == c))[:10] for c in range(10)])
+    return labeled, np.setdiff1d(np.arange(len(y)), labeled)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_of_twenty_intervals_nineteen_hold_the_share(share: float) -> None:
+    held = found = 0
+    for seed in range(20):
+        count = round(300 * share)
+        images = measures(360 - count, count, seed)
+        finding = audit.audit(images[:60], images[60:])
+        held += finding.interval[0] <= share <= finding.interval[1]
+        found += finding.share > 0
+    assert held >= 19 and (found <= 2 if share == 0 else found >= 19)
+
+
+def test_of_clean_pools_few_are_suspected() -> None:
+    x, y = digits()
+    parts = [drawn(np.random.RandomState(seed), y) for seed in range(20)]
+    assert sum(audit.audit(x[labeled], x[others]).share > 0 for labeled, others in parts) <= 1
+
+
+def test_a_known_limit_other_proportions_of_classes_look_synthetic() -> None:
+    x, y = digits()
+    found = []
+    for seed in range(6):
+        random = np.random.RandomState(seed)
+        labeled, others = drawn(random, y)
+        tail = others[random.rand(len(others)) < (0.5 ** y[others]).clip(0.03)]
+        found.append(audit.audit(x[labeled], x[tail]).share)
+    assert min(found) > 0.5  # of a pool that is all real
+
+
+def test_a_known_limit_of_two_kinds_that_differ_in_opposite_ways_the_upper_end_is_too_low() -> None:
+    below = above = 0
+    for seed in range(6):
+        images = measures(160, 0, seed)
+        near, far = measures(0, 120, 100 + seed), measures(120, 0, 200 + seed)
+        far *= 1.6
+        far[:, -1] += 1.0
+        low, high = audit.audit(images[:60], np.concatenate([images[60:], near, far])).interval
+        below += low <= 240 / 340
+        above += high >= 240 / 340
+    assert below == 6 and above <= 3
+
+
 @pytest.mark.parametrize(
     "real, pool, detectable, message",
     [
-        (19, 60, 0.7, "there are 19 of the real labeled images to compare: an audit needs 20 at least"),
-        (20, 49, 0.7, "there are 49 of the pool's images to compare: an audit needs 50 at least"),
+        (
+            19,
+            60,
+            0.7,
+            "there are 19 of the real labeled images to compare, copies left out: an audit needs 20 at least",
+        ),
+        (20, 49, 0.7, "there are 49 of the pool's images to compare, copies left out: an audit needs 50 at least"),
         (20, 60, 0.5, "detectable is 0.5: give a number from 0.55 to 0.95"),
     ],
 )
