@@ -52,9 +52,13 @@ def test_a_constant_image_has_no_frequency_and_larger_images_are_made_small() ->
     np.testing.assert_allclose(found[0], [0.2] * 64 + [0.0], atol=1e-5)
 
 
+def one_class(n: int) -> np.ndarray:
+    return np.zeros(n, np.int64)
+
+
 def test_features_leave_an_image_itself_out_and_know_nothing_of_labels() -> None:
     seen = measures(40, 20)
-    features = audit._Features(seen)
+    features = audit._Features(seen, one_class(40))
     inside = features(seen, inside=True)
     np.testing.assert_allclose(inside.mean(0), 0, atol=0.05)
     point = features._point(seen)
@@ -63,9 +67,25 @@ def test_features_leave_an_image_itself_out_and_know_nothing_of_labels() -> None
     expected = np.clip((near - near.mean()) / near.std(), -4, 4)
     np.testing.assert_allclose(inside[:, 0], expected, atol=1e-5)
     order = np.random.RandomState(1).permutation(60)
-    np.testing.assert_allclose(audit._Features(seen[order])(seen[order], inside=True), inside[order], atol=1e-6)
+    np.testing.assert_allclose(
+        audit._Features(seen[order], one_class(40))(seen[order], inside=True), inside[order], atol=1e-6
+    )
     outside = features(seen, inside=False)
     assert (outside[:, 0] < inside[:, 0]).all() and np.allclose(outside[:, 1], inside[:, 1])
+
+
+def test_an_image_is_of_the_class_of_the_nearest_labeled_one_and_compared_with_its_like() -> None:
+    seen = measures(200, 0)
+    seen[::2, :8] += 20  # two classes, far apart, of which one is of blurred images
+    seen[1::2, 8:16] += 20
+    seen[::2, -1] -= 5
+    features = audit._Features(seen, np.where(np.arange(50) % 2 == 0, 7, 3))
+    kinds = features.kinds(seen, inside=True)
+    assert kinds.tolist() == [1, 0] * 100 and features.kinds(seen[60:], inside=False).tolist() == [1, 0] * 70
+    f = features(seen, inside=True)
+    assert abs(f[::2].mean(0) - f[1::2].mean(0)).max() < 0.6 and 0.5 < f[::2].std(0).min() < f[::2].std(0).max() < 1.2
+    alone = audit._Features(seen, np.array([3] * 49 + [7]))  # its nearest labeled image is not itself
+    assert alone.kinds(seen, inside=True)[49] == 0
 
 
 # ---- likelihood ------------------------------------------------------------------------------------------------------
@@ -130,13 +150,22 @@ def test_nothing_is_found_where_nothing_is() -> None:
     assert (found.suspicion == 0).all() and len(set(found.evidence)) == 300
 
 
-def test_the_p_of_a_clean_pool_is_uniform() -> None:
+@pytest.mark.parametrize("kinds", [1, 4])
+def test_the_p_of_a_clean_pool_is_uniform(kinds: int) -> None:
     ps = []
     for seed in range(60):
         f = np.random.RandomState(seed).standard_gamma(2, (120, 2))
-        ps += [audit._test(f, 30, 0.7, np.random.RandomState(seed))]
+        ps += [audit._test(f, np.arange(120) % kinds, 30, 0.7, np.random.RandomState(seed))]
     counts = np.histogram(ps, [0, 0.05, 0.5, 1])[0]
     assert counts[0] <= 8 and 18 <= counts[2] <= 42
+
+
+def test_images_are_permuted_within_their_kind() -> None:
+    f = np.random.RandomState(0).randn(200, 2)
+    kinds = np.r_[np.arange(60) % 2, np.zeros(140, np.int64)]  # half of the first 60 are the only ones of their kind
+    f[kinds == 1] += 5.0
+    assert audit._test(f, kinds, 60, 0.7, np.random.RandomState(0)) > 0.03
+    assert audit._test(f, 0 * kinds, 60, 0.7, np.random.RandomState(0)) == 0.001
 
 
 def test_an_assumption_of_better_detection_makes_the_upper_end_lower() -> None:
@@ -182,19 +211,20 @@ def test_of_twenty_intervals_nineteen_hold_the_share(share: float) -> None:
 
 def test_of_clean_pools_few_are_suspected() -> None:
     x, y = digits()
-    parts = [drawn(np.random.RandomState(seed), y) for seed in range(20)]
-    assert sum(audit.audit(x[labeled], x[others]).share > 0 for labeled, others in parts) <= 1
+    parts = [drawn(np.random.RandomState(seed), y) for seed in range(10)]
+    assert sum(audit.audit(x[real], x[others], classes=y[real]).share > 0 for real, others in parts) <= 1
 
 
-def test_a_known_limit_other_proportions_of_classes_look_synthetic() -> None:
+def test_classes_may_be_less_balanced_than_the_labeled_images_if_these_tell_them() -> None:
     x, y = digits()
-    found = []
+    found = {"classes": 0, "none": 0}
     for seed in range(6):
         random = np.random.RandomState(seed)
         labeled, others = drawn(random, y)
-        tail = others[random.rand(len(others)) < (0.5 ** y[others]).clip(0.03)]
-        found.append(audit.audit(x[labeled], x[tail]).share)
-    assert min(found) > 0.5  # of a pool that is all real
+        tail = x[others[random.rand(len(others)) < (0.5 ** y[others]).clip(0.03)]]
+        found["classes"] += audit.audit(x[labeled], tail, classes=y[labeled]).share > 0
+        found["none"] += audit.audit(x[labeled], tail).share > 0
+    assert found["classes"] <= 3 and found["none"] == 6  # of pools that are all real: a known limit
 
 
 def test_a_known_limit_of_two_kinds_that_differ_in_opposite_ways_the_upper_end_is_too_low() -> None:

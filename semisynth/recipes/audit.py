@@ -65,6 +65,7 @@ def run(options: Audit, out: Path) -> dict[str, Any]:
         measure(images.subset(torch.tensor(suspects.first)).batches(TOGETHER)),
         options.detectable,
         options.seed,
+        labeled.pool.y[real].numpy(),
     )
     suspicion, evidence = suspects.spread(found.suspicion, 0.0), suspects.spread(found.evidence, -math.inf)
     order = np.argsort(-evidence, kind="stable")
