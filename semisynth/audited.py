@@ -16,13 +16,14 @@ from semisynth.sections import section, table
 SHOWN = 60  # images of either end
 ENDS = ("most", "least")
 CONDITION = (
-    "The labeled images must stand for the real ones of the pool: the same classes in the same proportions, by the "
-    "same cameras or writers, resized and stored in the same way. Where they do not, what differs is taken for "
+    "The labeled images must stand for the real ones of the pool: the same classes in about the same proportions, by "
+    "the same cameras or writers, resized and stored in the same way. Where they do not, what differs is taken for "
     "synthetic, and neither estimate nor interval tells of synthetic images."
 )
 LIMITS = (
-    "In pools of real digits by other writers, or with half as many images of each class as of the one before, audits "
-    "found what is not there.",
+    "Real digits by other writers are found to be synthetic in part. So are, now and then, pools that have half as "
+    "many images of each class as of the one before: images are compared within the class of the nearest labeled one, "
+    "which may be wrong.",
     "The fitted model knows one way in which synthetic images differ. Where two generators differ in opposite ways, "
     "the images of one are taken for real, and there are more synthetic ones than the interval says.",
     "Images are compared by two plain features, how near their nearest neighbours are and how sharp they are. A "
