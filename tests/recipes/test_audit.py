@@ -16,6 +16,7 @@ from PIL import Image
 from pyarrow import parquet as arrow
 
 from semisynth import weights
+from semisynth.audit import audit
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.data.datasets import Reading
@@ -184,6 +185,16 @@ def test_copies_count_once_and_those_of_labeled_images_are_real(tmp_path: Path) 
     assert len(rows) == 250 and all(rows[i]["suspicion"] == 0 and rows[i]["rank"] > 190 for i in range(60))
     assert all(rows[i]["suspicion"] == rows[i - 30]["suspicion"] > 0 for i in range(220, 250))
     assert rows[0]["image"] == "images[0]"
+
+
+def test_the_classes_of_the_labeled_images_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(recipe, "audit", lambda *arguments: (given.extend(arguments), audit(*arguments))[1])
+    x = np.concatenate([pixels(40, 0), pixels(1, 0)])  # the last one is a copy
+    np.savez(tmp_path / "labeled.npz", images=x, labels=np.r_[np.arange(40) % 3, 0])
+    np.savez(tmp_path / "pool.npz", images=pixels(60, 5), labels=np.full(60, -1))
+    recipe.run(Audit(str(tmp_path / "pool.npz"), str(tmp_path / "labeled.npz")), tmp_path / "audit")
+    assert given[4].tolist() == (np.arange(40) % 3).tolist()
 
 
 @pytest.mark.parametrize("first", ["labeled", "pool"])
