@@ -272,7 +272,10 @@ def mix(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="the directory of the mix")
     given = options.parse(parser, arguments)
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
-    record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+    try:
+        record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or "images that were decoded are kept, and the mix begins anew") from stop
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
     for note in record.get("notes", ()):
         print(f"{given['real']}: {note}")
