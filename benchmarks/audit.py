@@ -48,10 +48,19 @@ def main() -> None:
     rows = summary(lines)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (given.out / "table.md").write_text(table(rows, shlex.join(["python", "benchmarks/audit.py", *sys.argv[1:]])))
+    (given.out / "table.md").write_text(table(rows, command(sys.argv[1:])))
     print(table(rows))
     if given.json:
         print(json.dumps({"name": "audit", "rows": rows}))
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What was typed, but for where the results go, which is a path of one machine."""
+    kept, skip = ["python", "benchmarks/audit.py"], False
+    for argument in arguments:
+        kept += [] if skip or argument.split("=")[0] == "--out" else [argument]
+        skip = argument == "--out"
+    return shlex.join(kept)
 
 
 def parse() -> argparse.Namespace:
@@ -167,8 +176,8 @@ def table(rows: Sequence[Mapping[str, Any]], command: str = "") -> str:
         "Ten labeled digits of each class; the share is of the pool, whose 557 real images are the same at every share "
         "of a seed. Found: how often the test refused that the pool is all real, without which the estimate is 0. "
         "AUROC: how well synthetic images are ranked above real ones; the baseline is a logistic regression on "
-        "histogram and spectrum that learned to tell the labeled images from the pool. Intervals are of 95 % and err "
-        "on the safe side.\n\n"
+        "histogram and spectrum that learned to tell the labeled images from the pool. Intervals are of 95 %, for "
+        "pools whose labeled images stand for the real ones and whose synthetic images are of one generator.\n\n"
         f"Commit {environment.commit()}, on {environment.describe(torch.device('cpu'))['device']}. Made by `{command}`."
     )
     return f"# Audit\n\n{text}\n{notes}\n"

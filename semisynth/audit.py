@@ -4,11 +4,14 @@ Two features f of real images have a density p, those of synthetic ones q = p ex
 (1 - s) p + s q. The share s, the tilt b and an unrestricted p are fitted by empirical likelihood: Qin 1999 (Annals of
 Statistics 27), Zou, Fine and Yandell 2002 (Biometrika 89); for presence only, Ward et al. 2009 (Biometrics 65).
 
-Features are computed without regard to which images are the real ones. So, where the pool is all real, any choice of as
-many images might have been them, and a test by permutation of "both are alike" is exact. The tilt is not identified
-there, and badly where the share is small: the interval of s is therefore the projection of the joint one of s and b
-(Dufour 1997, Econometrica 65), which errs on the safe side. No data bound from above the share of images that are like
-real ones (Blanchard, Lee and Scott 2010, JMLR 11): that takes the assumption `detectable`.
+Classes need not be as frequent in the pool as among the labeled images: features are standardised within the images
+whose nearest labeled one is of a class. But for that they are computed without regard to which images are the real
+ones. So, where the pool is all real, any choice of as many images of a class might have been them, and "both are alike"
+is tested by permutation within classes. The tilt is not identified there, and badly where the share is small: the
+interval of s is therefore the projection of the joint one of s and b (Dufour 1997, Econometrica 65). No data bound from
+above the share of images that are like real ones (Blanchard, Lee and Scott 2010, JMLR 11): that takes the assumptions
+that `detectable` names and that one tilt is enough. Two kinds of synthetic images with opposite ones break the upper
+end, and a likelihood with quadratic terms does not show it: with a hundred labeled images it allows any share up to 1.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semisynth import tilt
 from semisynth.errors import UserError, between
+from semisynth.tilt import LEVEL, SHARES, WIDEST
 
 LEAST = (20, 50)  # real images, and images of the pool
 MOST = 20_000  # of either that the fit looks at; all of the pool are ranked
@@ -30,10 +35,8 @@ SIDE = 8  # of the small copy in which images are compared
 NEAREST = 2
 SHRINK = 0.03  # of the mean variance, added to the variance in every direction
 FINE = 3 / 16  # cycles per pixel from which a frequency is a high one
+ALIKE = 10  # images of all classes that count beside those of one class where its features are standardised
 FAR = 4.0  # standard deviations at which a feature is cut off
-LEVEL = 0.95
-SHARES = np.arange(51) / 50
-WIDEST = 2.5  # length of a tilt: synthetic images that are told apart better than 0.96 need no audit
 TILTS, SHUFFLES = 400, 999  # of the test by permutation
 Floats = npt.NDArray[np.float64]
 
@@ -73,10 +76,15 @@ def _sharpness(x: Tensor) -> Tensor:
 
 
 def audit(
-    real: npt.NDArray[np.float32], pool: npt.NDArray[np.float32], detectable: float = 0.7, seed: int = 0
+    real: npt.NDArray[np.float32],
+    pool: npt.NDArray[np.float32],
+    detectable: float = 0.7,
+    seed: int = 0,
+    classes: npt.NDArray[np.int64] | None = None,
 ) -> Found:
     """Estimate the share and rank the pool, by the measures (n, d) of real images and (m, d) of the pool's.
 
+    classes (n,): of the real images; left out, they are one.
     detectable: the area under the curve, at least, to which the two features can tell synthetic images from real ones.
     No image should be in either twice. `UserError` for too few.
     """
@@ -84,16 +92,18 @@ def audit(
     for what, images, least in zip(("real labeled", "pool's"), (real, pool), LEAST, strict=True):
         if len(images) < least:
             raise UserError(
-                f"there are {len(images)} of the {what} images to compare: an audit needs {least} at least."
+                f"there are {len(images)} of the {what} images to compare, copies left out: an audit needs {least} at "
+                "least."
             )
     random = np.random.RandomState(seed)
-    real = real[random.permutation(len(real))[:MOST]]
+    chosen = random.permutation(len(real))[:MOST]
+    real, classes = real[chosen], np.zeros(len(chosen), np.int64) if classes is None else classes[chosen]
     order = random.permutation(len(pool))
     seen = np.concatenate([real, pool[order[:MOST]]])
-    features = _Features(seen)
+    features = _Features(seen, classes)
     f = features(seen, inside=True)
-    p = _test(f, len(real), detectable, random)
-    likelihood, theta = _profile(f, len(real), detectable)
+    p = _test(f, features.kinds(seen, inside=True), len(real), detectable, random)
+    likelihood, theta = tilt.profile(f, len(real), detectable)
     best = int(likelihood[1:].argmax()) + 1
     alike = p > (1 - LEVEL) / 2
     share = 0.0 if alike else float(SHARES[best])
@@ -102,16 +112,19 @@ def audit(
     if len(pool) > MOST:
         evidence[order[MOST:]] = theta[best, 0] + features(pool[order[MOST:]], inside=False) @ theta[best, 1:]
     odds = share * np.exp(evidence.clip(-30, 30))
-    return Found(share, _interval(likelihood, alike, f.shape[1]), p, odds / (1 - share + odds), evidence)
+    return Found(share, tilt.interval(likelihood, alike, f.shape[1]), p, odds / (1 - share + odds), evidence)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
 class _Features:
-    """How near the nearest images are, in whitened small copies, and how sharp an image is; both standardised."""
+    """How near the nearest images are, in whitened small copies, and how sharp an image is; standardised by kind.
 
-    def __init__(self, seen: npt.NDArray[np.float32]) -> None:
+    seen: of which the first ones are labeled, with these classes.
+    """
+
+    def __init__(self, seen: npt.NDArray[np.float32], classes: npt.NDArray[np.int64]) -> None:
         from sklearn.neighbors import NearestNeighbors
 
         small = seen[:, :-1].astype(np.float64)
@@ -119,12 +132,29 @@ class _Features:
         variance, axes = np.linalg.eigh(np.cov(small.T))
         self.white = axes / np.sqrt(variance.clip(0) + SHRINK * variance.mean() + 1e-9)
         self.neighbours = NearestNeighbors(algorithm="brute").fit(self._point(seen))
-        raw = self._raw(seen, inside=True)
-        self.centre, self.scale = raw.mean(0), raw.std(0) + 1e-9
+        self.classes = np.unique(classes, return_inverse=True)[1]
+        self.labeled = NearestNeighbors(algorithm="brute").fit(_shapes(seen[: len(classes)]))
+        raw, kinds = self._raw(seen, inside=True), self.kinds(seen, inside=True)
+        mean, variance = raw.mean(0), raw.var(0)
+        parts = [raw[kinds == kind] for kind in range(self.classes.max() + 1)]
+        self.centre = np.array([(part.sum(0) + ALIKE * mean) / (len(part) + ALIKE) for part in parts])
+        spread = [((part - (part.mean(0) if len(part) else mean)) ** 2).sum(0) for part in parts]
+        sizes = np.array([len(part) for part in parts])[:, None]
+        self.scale = np.sqrt((np.array(spread) + ALIKE * variance) / (sizes + ALIKE)) + 1e-9
 
     def __call__(self, measures: npt.NDArray[np.float32], inside: bool) -> Floats:
         """(n, 2). inside: whether these are the images it was made of, so that each is its own nearest neighbour."""
-        found: Floats = ((self._raw(measures, inside) - self.centre) / self.scale).clip(-FAR, FAR)
+        kinds = self.kinds(measures, inside)
+        found: Floats = ((self._raw(measures, inside) - self.centre[kinds]) / self.scale[kinds]).clip(-FAR, FAR)
+        return found
+
+    def kinds(self, measures: npt.NDArray[np.float32], inside: bool) -> npt.NDArray[np.int64]:
+        """(n,): of each image the class, by its number, of the labeled one that is nearest and not itself."""
+        if not self.classes.any():
+            return np.zeros(len(measures), np.int64)
+        nearest = self.labeled.kneighbors(_shapes(measures), 2, return_distance=False)
+        own = (nearest[:, 0] == np.arange(len(nearest))) & inside
+        found: npt.NDArray[np.int64] = self.classes[np.where(own, nearest[:, 1], nearest[:, 0])]
         return found
 
     def _raw(self, measures: npt.NDArray[np.float32], inside: bool) -> Floats:
@@ -137,11 +167,21 @@ class _Features:
         return found
 
 
+def _shapes(measures: npt.NDArray[np.float32]) -> Floats:
+    """The small copies without their brightness and contrast, which a generator may well get wrong."""
+    small = measures[:, :-1].astype(np.float64)
+    small -= small.mean(1, keepdims=True)
+    found: Floats = small / (np.linalg.norm(small, axis=1, keepdims=True) + 1e-9)
+    return found
+
+
 # ---- are both alike? -------------------------------------------------------------------------------------------------
 
 
-def _test(f: Floats, real: int, detectable: float, random: np.random.RandomState) -> float:
-    """p of the hypothesis that the first images `real` are drawn as the others are: exact, by permutation.
+def _test(
+    f: Floats, kinds: npt.NDArray[np.int64], real: int, detectable: float, random: np.random.RandomState
+) -> float:
+    """p of the hypothesis that the first images `real` are drawn as others of their kind are, by permutation.
 
     The statistic is the score of a small share, the largest over tilts of any direction.
     """
@@ -151,97 +191,13 @@ def _test(f: Floats, real: int, detectable: float, random: np.random.RandomState
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = random.uniform(np.sqrt(2) * ndtri(detectable), WIDEST, (TILTS, 1))
     root = np.linalg.cholesky(np.linalg.inv(np.cov(f.T) + 1e-6 * np.eye(f.shape[1])))
-    tilt = np.exp(f @ (lengths * directions @ root.T).T)
-    tilt = (tilt - tilt.mean(0)) / (tilt.std(0) + 1e-12)
-    own = -tilt[:real].sum(0).min()
-    others = [-tilt[random.permutation(len(f))[:real]].sum(0).min() for _ in range(SHUFFLES)]
+    tilts = np.exp(f @ (lengths * directions @ root.T).T)
+    for kind in np.unique(kinds):
+        tilts[kinds == kind] -= tilts[kinds == kind].mean(0)
+    tilts /= tilts.std(0) + 1e-12
+    own = -tilts[:real].sum(0).min()
+    ordered = np.sort(kinds)
+    place = np.arange(len(f)) - np.searchsorted(ordered, ordered)  # among those of its kind
+    drawn = place < np.bincount(kinds[:real], minlength=ordered[-1] + 1)[ordered]
+    others = [-tilts[np.lexsort((random.rand(len(f)), kinds))[drawn]].sum(0).min() for _ in range(SHUFFLES)]
     return float((1 + (np.array(others) >= own).sum()) / (1 + SHUFFLES))
-
-
-# ---- the likelihood --------------------------------------------------------------------------------------------------
-
-
-def _profile(f: Floats, real: int, detectable: float) -> tuple[Floats, Floats]:
-    """At each of `SHARES` the largest log-likelihood ratio to a share of 0, and where it is, theta = (a, b).
-
-    b is held to a length (in the spread of the real images) from what `detectable` means for a normal f to `WIDEST`.
-    From small shares to large and back, each fit begins at the one before.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import ndtri
-
-    k = f.shape[1]
-    spread = np.cov(f[:real].T) + 1e-3 * np.eye(k)
-    low, high = 2 * ndtri(detectable) ** 2, WIDEST**2
-
-    def cost(theta: Floats, share: float) -> tuple[float, Floats]:
-        value, slope = _likelihood(theta, share, f, real)
-        length = float(theta[1:] @ spread @ theta[1:])
-        miss = length - min(max(length, low), high)
-        return 100 * miss**2 - value, np.r_[0.0, 400 * miss * (spread @ theta[1:])] - slope
-
-    toward = np.linalg.solve(spread, f[real:].mean(0) - f[:real].mean(0))
-    toward *= 1.2 / np.sqrt(toward @ spread @ toward + 1e-12)
-    starts = [np.r_[-np.log(np.exp(f @ b).mean()), b] for b in (toward, -toward)]
-    found, theta = np.full(len(SHARES), -np.inf), np.zeros((len(SHARES), k + 1))
-    found[0] = 0.0
-    for order in (range(1, len(SHARES)), range(len(SHARES) - 1, 0, -1)):
-        begin = starts
-        for i in order:
-            for start in begin:
-                fit = minimize(cost, start, (SHARES[i],), method="L-BFGS-B", jac=True, options={"maxiter": 60})
-                if -fit.fun > found[i]:
-                    found[i], theta[i] = -fit.fun, fit.x
-            begin = [theta[i]]
-    return found, theta
-
-
-def _likelihood(theta: Floats, share: float, f: Floats, real: int) -> tuple[float, Floats]:
-    """The empirical log-likelihood ratio of r = 1 - s + s exp(a + b'f) to r = 1, and its gradient by (a, b).
-
-    sum over the pool of log r - sum over all of log(1 + m (r - 1)), where m makes the mean of r under p one
-    (Qin 1999). Minus a million where no weights could do that.
-    """
-    tilt = share * np.exp((theta[0] + f @ theta[1:]).clip(-30, 30))
-    rest = tilt - share  # r - 1
-    if rest.min() >= 0 or rest.max() <= 0:
-        return -1e6 * (1 + abs(theta[0])), np.zeros_like(theta)
-    m = _multiplier(rest, 1 - real / len(f))
-    slope = -m * tilt / (1 + m * rest)
-    slope[real:] += tilt[real:] / (1 + rest[real:])
-    value = np.log1p(rest[real:]).sum() - np.log1p(m * rest).sum()
-    return float(value), np.r_[slope.sum(), slope @ f]
-
-
-def _multiplier(rest: Floats, start: float) -> float:
-    """m with sum rest / (1 + m rest) = 0, by Newton's method, and by halving where that leaves the bracket."""
-    low, high = -1 / rest.max() + 1e-9, -1 / rest.min() - 1e-9
-    m = min(max(start, 0.99 * low), 0.99 * high)
-    for _ in range(50):
-        part = rest / (1 + m * rest)
-        value = part.sum()
-        low, high = (m, high) if value > 0 else (low, m)
-        step = m + value / (part @ part)
-        step = step if low < step < high else (low + high) / 2
-        if abs(step - m) < 1e-10:
-            break
-        m = step
-    return float(m)
-
-
-def _interval(likelihood: Floats, alike: bool, k: int) -> tuple[float, float]:
-    """The shares that are as likely as the joint interval of a share and k parameters allows; 0 too if `alike`."""
-    from scipy.stats import chi2
-
-    excess = 2 * (likelihood.max() - likelihood) - chi2.ppf(LEVEL, k + 1)
-    inside = excess <= 0
-    inside[0] |= alike
-    first, last = np.flatnonzero(inside)[[0, -1]]
-
-    def end(inner: int, outer: int) -> float:
-        if not 0 <= outer < len(SHARES) or excess[inner] > 0:
-            return float(SHARES[inner])
-        part = excess[inner] / (excess[inner] - excess[outer])
-        return float(SHARES[inner] + part * (SHARES[outer] - SHARES[inner]))
-
-    return end(first, first - 1), end(last, last + 1)

@@ -15,9 +15,17 @@ from semisynth.sections import section, table
 
 SHOWN = 60  # images of either end
 ENDS = ("most", "least")
+CONDITION = (
+    "The labeled images must stand for the real ones of the pool: the same classes in about the same proportions, by "
+    "the same cameras or writers, resized and stored in the same way. Where they do not, what differs is taken for "
+    "synthetic, and neither estimate nor interval tells of synthetic images."
+)
 LIMITS = (
-    "The labeled images stand for all real ones: of the same kinds, in the same proportions, and resized and stored in "
-    "the same way. Where that is not so, what differs looks synthetic.",
+    "Real digits by other writers are found to be synthetic in part. So are, now and then, pools that have half as "
+    "many images of each class as of the one before: images are compared within the class of the nearest labeled one, "
+    "which may be wrong.",
+    "The fitted model knows one way in which synthetic images differ. Where two generators differ in opposite ways, "
+    "the images of one are taken for real, and there are more synthetic ones than the interval says.",
     "Images are compared by two plain features, how near their nearest neighbours are and how sharp they are. A "
     "generator whose images cannot be told from real ones by these is not seen, and one that made a small part of the "
     "pool hardly ever.",
@@ -30,18 +38,27 @@ Sheet = Sequence[tuple[str, float, Tensor]]
 def assumption(detectable: float) -> str:
     """What bounds the share from above, in words."""
     return (
-        "If there are synthetic images, the two features that are compared tell them from real ones with an area under "
-        f"the curve of at least {detectable:g}. What is harder to tell apart may be more than the interval says."
+        "The upper end of the interval assumes that synthetic images all differ from real ones in one way, and that "
+        "the two features that are compared tell them apart with an area under the curve of at least "
+        f"{detectable:g}. Of others there may be more."
     )
 
 
 def told(record: Mapping[str, Any]) -> str:
-    """The finding in a sentence."""
+    """The finding in a sentence or two."""
     low, high = (100 * end for end in record["interval"])
     images, interval = f"{record['images']['pool']:,} images", f"95\u00a0% interval {low:.0f} to {high:.0f}\u00a0%"
     if record["share"] == 0:
         return f"No synthetic image was found with any certainty among {images} ({interval})."
-    return f"About {100 * record['share']:.0f}\u00a0% of {images} seem to be synthetic ({interval})."
+    return (
+        f"About {100 * record['share']:.0f}\u00a0% of {images} differ from the labeled ones as synthetic images would "
+        f"({interval}). They are synthetic, or of other classes, cameras, writers or processing."
+    )
+
+
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """What the terminal shows: the finding, on what it rests, and what was done to the images."""
+    return [told(record), *([CONDITION] if record["share"] else []), record["assumption"], *record["notes"]]
 
 
 def page(record: Mapping[str, Any], sheets: Mapping[str, Sheet]) -> str:
@@ -49,14 +66,14 @@ def page(record: Mapping[str, Any], sheets: Mapping[str, Sheet]) -> str:
     title = escape(f"Audit of {Path(record['options']['pool']).name}")
     header = f'<p class="eyebrow">semisynth audit</p><h1>{title}</h1><p class="lead">{escape(told(record))}</p>'
     note = {
-        "most": "The images that the fitted model holds for synthetic first, with the probability.",
+        "most": "The images that the fitted model holds for synthetic first, with its probability.",
         "least": "And those that it holds for synthetic last.",
     }
     if record["share"] == 0:
         note["most"] = "As nothing was found, their suspicion is 0; these would come first."
     body = [
         f"<header>{header}</header>",
-        section("Share of synthetic images", escape(record["assumption"]), _figures(record)),
+        section("Share that differs", f"{escape(CONDITION)} {escape(record['assumption'])}", _figures(record)),
         *(section(f"{which.capitalize()} suspicious", note[which], _tiles(sheets[which])) for which in ENDS),
         section("What this cannot know", "", "".join(f"<p>{escape(limit)}</p>" for limit in LIMITS)),
         section("Setup", "What it takes to repeat the audit.", _setup(record)),
@@ -74,7 +91,7 @@ def _figures(record: Mapping[str, Any]) -> str:
     rows = [
         ("estimated share, %", f"{100 * record['share']:.0f}"),
         ("95 % interval", f"{100 * low:.0f} to {100 * high:.0f}"),
-        ("p of the test that there are none", f"{record['p']:.3f}"),
+        ("p of the test that all are alike", f"{record['p']:.3f}"),
         ("labeled images", f"{counts['labeled']:,}"),
         ("images of the pool", f"{counts['pool']:,}"),
         ("copies besides", f"{counts['copies']:,}"),

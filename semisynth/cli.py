@@ -272,7 +272,10 @@ def mix(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="the directory of the mix")
     given = options.parse(parser, arguments)
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
-    record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+    try:
+        record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or "images that were decoded are kept, and the mix begins anew") from stop
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
     for note in record.get("notes", ()):
         print(f"{given['real']}: {note}")
@@ -285,7 +288,7 @@ def mix(arguments: list[str]) -> None:
 
 
 def audit(arguments: list[str]) -> None:
-    """Tell how many images of a pool are synthetic, and which, from labeled real images alone."""
+    """Tell how many images of a pool may be synthetic, and which, from labeled real images alone."""
     from dataclasses import fields
 
     from semisynth import audited, options
@@ -308,12 +311,18 @@ def audit(arguments: list[str]) -> None:
     asked = recipe.Audit(**given, reading=reading)
     if apply:
         clean.check(asked, out, reject)
-    record = recipe.run(asked, out)
-    print(f"{audited.told(record)}\n{record['assumption']}")
-    print(f"the ranking: {out / recipe.RANKING}; to look at: {out / recipe.PAGE}")
-    if apply:
-        cleaned = clean.clean(asked, out, reject)
-        print(f"wrote {out / clean.CLEANED}: {cleaned['left_out']} images left out, {cleaned['kept']} kept")
+    there = {
+        name: "was there already" if (out / name).exists() else "wrote" for name in (recipe.RECORD, clean.CLEANING)
+    }
+    try:
+        record = recipe.run(asked, out)
+        print("\n".join(audited.lines(record)))
+        print(f"{there[recipe.RECORD]}: the ranking {out / recipe.RANKING}, to look at {out / recipe.PAGE}", flush=True)
+        if apply:
+            print(f"{there[clean.CLEANING]}: {clean.told(out, clean.clean(asked, out, reject))}")
+    except KeyboardInterrupt as stop:
+        told = "images that were decoded and an audit that is finished are kept, and all else begins anew"
+        raise KeyboardInterrupt(str(stop) or told) from stop
 
 
 def demo(arguments: list[str]) -> None:

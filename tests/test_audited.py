@@ -45,10 +45,20 @@ def test_every_image_has_a_text() -> None:
 
 def test_it_tells_the_figures_the_assumption_and_the_limits() -> None:
     text = page()
-    lead = "About 42\u00a0% of 1,234 images seem to be synthetic (95\u00a0% interval 19 to 81\u00a0%)."
+    lead = (
+        "About 42\u00a0% of 1,234 images differ from the labeled ones as synthetic images would (95\u00a0% interval "
+        "19 to 81\u00a0%). They are synthetic, or of other classes, cameras, writers or processing."
+    )
+    assert audited.CONDITION in text
     assert lead in text and 'aria-label="mean 42.0 %, interval 19.0 to 81.5 %"' in text
     assert all(limit in text for limit in audited.LIMITS) and "at least 0.7" in text
     assert "0.001" in text and "abc" in text and "3 images &lt;were&gt; resized" in text
+
+
+def test_the_condition_stands_beside_every_finding_and_the_assumption_beside_every_interval() -> None:
+    lines = audited.lines(record())
+    assert lines[1:] == [audited.CONDITION, audited.assumption(0.7), "3 images <were> resized"]
+    assert audited.lines(record(share=0.0))[1] == audited.assumption(0.7)
 
 
 def test_a_pool_in_which_nothing_was_found_is_not_called_clean() -> None:

@@ -149,7 +149,7 @@ def test_only_the_first_rank_tells(run, capsys, monkeypatch):
 
 MISTAKES = {
     "command": (["fti"], "unknown command 'fti': did you mean 'fit'? Choose from: fit, evaluate,"),
-    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of entropy, fixmatch, flexmatch,"),
+    "no method": (["fit", "--out", "{out}"], "--method is missing: give one of edm, entropy, fixmatch, flexmatch,"),
     "empty method": (["fit", "--out", "{out}", "--method"], "--method is missing"),
     "method": (
         ["fit", "--method", "supervsed", "--out", "{out}"],
@@ -202,7 +202,7 @@ MISTAKES = {
     ),
     "a classifier as generator": (
         ["fit", "--method", "mpssl", "--generator", "{run}", *SMALL, "--out", "{out}"],
-        "is not a run of --method gan or vae: a generator is one of glyphs, letters",
+        "is not a run of --method gan, vae or edm: a generator is one of glyphs, letters",
     ),
     "below a file": ([*SUPERVISED, "--out", "{run}/config.json/deep/run"], "cannot be written: Not a directory"),
     "a file": ([*SUPERVISED, "--out", "{run}/config.json"], "exists and is not a run directory: give another one"),

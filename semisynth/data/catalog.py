@@ -69,8 +69,12 @@ class Listing:
     typed: bool = False
 
 
-def read(source: str) -> Catalog:
-    """The catalog of a folder, a manifest, an .npz file or a set of `datasets`; `UserError` for what is wrong in it."""
+def read(source: str, classes: bool = True) -> Catalog:
+    """The catalog of a folder, a manifest, an .npz file or a set of `datasets`; `UserError` for what is wrong in it.
+
+    classes: whether two classes are needed. Where they are not, and there are none, all images are unlabeled ones, and
+    so are those of a folder that has nothing but images.
+    """
     from semisynth.data import hub, manifests, npz
 
     suffix = os.path.splitext(source)[1].lower()
@@ -83,12 +87,22 @@ def read(source: str) -> Catalog:
             raise UserError(f"{source} {'is no file' if os.path.exists(source) else 'does not exist'}.")
         listing = npz.read(source) if suffix == ".npz" else manifests.read(source, suffix)
     elif remote(source) or os.path.isdir(source):
-        listing = _folder(source)
+        listing = _folder(source, loose=not classes)
     elif os.path.exists(source):
         raise UserError(f"{source} is neither a folder nor a file that ends in {', '.join(MANIFESTS)}.")
     else:
         raise UserError(f"{source} does not exist: give a folder, a file ({', '.join(MANIFESTS)}) or hub:NAME.")
-    return assemble(source, listing)
+    labels = {label for label in listing.labels if label is not None}
+    return assemble(source, listing) if classes or len(labels) > 1 else _unlabeled(source, listing, labels)
+
+
+def _unlabeled(source: str, listing: Listing, labels: Iterable[str]) -> Catalog:
+    """The catalog of a listing in which no label tells anything; `UserError` for one without images."""
+    n = len(listing.items)
+    if not n:
+        raise UserError(f"{source} holds no image{''.join(f' ({note})' for note in listing.notes)}.")
+    notes = [*listing.notes, *(f"one class only, '{shown(label)}': taken for no label" for label in labels)]
+    return Catalog(source, listing.items, np.full(n, -1), np.full(n, UNLABELED, np.uint8), (), tuple(notes))
 
 
 def assemble(source: str, listing: Listing) -> Catalog:
@@ -200,11 +214,16 @@ class Tree:
         return folders, [name for name, kind in visible.items() if kind != "directory"]
 
 
-def _folder(root: str) -> Listing:
-    """A folder of each class; `UserError` if one is empty, or if a folder beside `train` is none that is known."""
+def _folder(root: str, loose: bool = False) -> Listing:
+    """A folder of each class; `UserError` if one is empty, or if a folder beside `train` is none that is known.
+
+    loose: whether a folder of nothing but images is one of unlabeled images.
+    """
     tree = Tree(root)
-    tops, loose = tree.names("")
-    tree.loose = len(loose)
+    tops, names = tree.names("")
+    if loose and not tops:
+        return Listing(Files(root, names), [None] * len(names), array("B", [UNLABELED] * len(names)), _oddities(tree))
+    tree.loose = len(names)
     base = "train" if "train" in tops else ""
     if base and (unknown := [top for top in tops if top not in SPLITS]):
         raise UserError(f"{joined(root, unknown[0])}: beside train there may be {', '.join(SPLITS[1:])}. Rename it.")

@@ -138,8 +138,11 @@ def _digest(*parts: Images) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, reading: Reading = Reading()) -> Dataset:
-    """The set of this name: built in, generator:NAME, or one's own images at a path; `UserError` for another name."""
+def load(name: str, reading: Reading = Reading(), classes: bool = True) -> Dataset:
+    """The set of this name: built in, generator:NAME, or one's own images at a path; `UserError` for another name.
+
+    classes: whether one's own images need labels.
+    """
     if not is_own(name):
         if name == ARRAYS:
             raise UserError("the data were arrays in memory, which no run keeps: give --data with labeled images.")
@@ -149,7 +152,7 @@ def load(name: str, reading: Reading = Reading()) -> Dataset:
         return built(name)
     from semisynth.data import own
 
-    return replace(own.load(name, reading), reading=reading)
+    return replace(own.load(name, reading, classes), reading=reading)
 
 
 def is_own(name: str) -> bool:

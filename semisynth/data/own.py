@@ -22,9 +22,12 @@ LOOKED_AT = 256  # images by which size and channels are chosen
 LARGEST_OWN, USUAL = 64, 32  # pixels: a size of all images that is kept, and what they get otherwise
 
 
-def load(source: str, reading: Reading) -> Dataset:
-    """The images at `source`, decoded; `UserError` for what `catalog`, `decode` and `cache` refuse."""
-    found = catalog.read(source)
+def load(source: str, reading: Reading, classes: bool = True) -> Dataset:
+    """The images at `source`, decoded; `UserError` for what `catalog`, `decode` and `cache` refuse.
+
+    classes: whether there must be any; without them all images are unlabeled ones.
+    """
+    found = catalog.read(source, classes)
     preparation, decoded = _decoded(found, reading)
     told = [*found.notes, *(f"{what}: {count} of {len(found.items)} images" for what, count in decoded.done.items())]
     rows = _rows(found, decoded, told)
@@ -44,9 +47,9 @@ def load(source: str, reading: Reading) -> Dataset:
     )
 
 
-def located(source: str, reading: Reading) -> tuple[Catalog, dict[str, Tensor]]:
+def located(source: str, reading: Reading, classes: bool = True) -> tuple[Catalog, dict[str, Tensor]]:
     """What is at `source`, and the rows there of each split before any are set aside, in the order of `load`."""
-    found = catalog.read(source)
+    found = catalog.read(source, classes)
     return found, _rows(found, _decoded(found, reading)[1], [])
 
 
@@ -106,7 +109,7 @@ def _hold_out(rows: dict[str, Tensor], labels: np.ndarray, decoded: Decoded, sha
     Images of the same pixels stay together, and for training if their labels differ.
     """
     lacking = [split for split in ("validation", "test") if share and not len(rows[split])]
-    if lacking:
+    if lacking and len(rows["train"]):
         train = rows["train"]
         y, first = torch.from_numpy(labels)[train], _first_copies(decoded, train)
         kept, _ = splits.draw_labels(y, 1, seed=0)

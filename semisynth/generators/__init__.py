@@ -33,7 +33,7 @@ def load(name: str) -> Generator:
     path = _place(name)
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") not in METHODS:
-        told = f"{path} is not a run of --method {' or '.join(METHODS)}"
+        told = f"{path} is not a run of --method {', '.join(METHODS[:-1])} or {METHODS[-1]}"
         raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
     try:
         result, options = read_json(path / "result.json"), config["method"]

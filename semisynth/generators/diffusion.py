@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from semisynth.errors import between
 from semisynth.generators.protocol import Generator, vectors
 from semisynth.models.uvit import UViT
+from semisynth.twice import twice
 
 Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
 LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced (EDM, table 1)
@@ -93,11 +94,12 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = 
             return euler
         return x + (then - now) * (slope + (euler - denoise(euler, then)) / then) / 2
 
+    again = twice(step)  # on the way back no method's `twice` is around it, and it must save the same tensors
     for now, then in pairwise(sigmas):
         if remember or not torch.is_grad_enabled():
             x = step(x, now, then)
         else:
-            x = checkpoint(step, x, now, then, use_reentrant=False)
+            x = checkpoint(again, x, now, then, use_reentrant=False)
     return x
 
 

@@ -29,7 +29,8 @@ class Audit:
     """All that determines an audit.
 
     Args:
-        pool: a data set, as fit's --data, whose unlabeled images are audited; all for training if none is unlabeled
+        pool: a data set, as fit's --data, whose unlabeled images are audited; all for training if none is unlabeled. It
+            needs no labels: a folder of nothing but images will do
         labeled: a data set whose labeled training images are real for certain; it may be the same one
         detectable: the area under the curve, at least, to which synthetic images can be told from real ones by the two
             features that are used; without such an assumption nothing bounds their number from above
@@ -48,12 +49,14 @@ def run(options: Audit, out: Path) -> dict[str, Any]:
     """Write the audit into the directory `out`; returns its record, `audit.json`, which is written last.
 
     ranking.parquet has the images of the pool, the most suspicious first; audit.html shows some. The same options give
-    the same bytes, and a finished audit is left as it is. Raises `UserError` where `out` holds anything else, and for
-    images that are too few or of different sizes.
+    the same bytes, and a finished audit is left as it is. Raises `UserError` where `out` holds anything else, such as
+    an audit of the same paths before they changed, and for images that are too few or of different sizes.
     """
-    if (there := _finished(options, out)) is not None:
-        return there
+    there = _finished(options, out)
     labeled, pool = load(options)
+    if there is not None:
+        require_same(there, out, labeled, pool)
+        return there
     images = _audited(pool)
     names, rows = _rows(options, labeled, pool)
     real, suspects = _distinct(labeled.pool, images)
@@ -62,6 +65,7 @@ def run(options: Audit, out: Path) -> dict[str, Any]:
         measure(images.subset(torch.tensor(suspects.first)).batches(TOGETHER)),
         options.detectable,
         options.seed,
+        labeled.pool.y[real].numpy(),
     )
     suspicion, evidence = suspects.spread(found.suspicion, 0.0), suspects.spread(found.evidence, -math.inf)
     order = np.argsort(-evidence, kind="stable")
@@ -96,19 +100,26 @@ def _finished(options: Audit, out: Path) -> dict[str, Any] | None:
     return None
 
 
+def require_same(record: dict[str, Any], out: Path, labeled: Dataset, pool: Dataset) -> None:
+    """`UserError` unless these are the images of the audit in `out`."""
+    for which, data in (("labeled", labeled), ("pool", pool)):
+        if data.describe()["hash"] != record["data"][which]:
+            raise UserError(f"{data.name} is no longer what {out} was made from: give another --out to audit it again.")
+
+
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
 
 def load(options: Audit) -> tuple[Dataset, Dataset]:
     """The labeled images and the pool, of one size; one's own are made to be what the other ones are."""
     if options.pool == options.labeled:
-        both = _read(options.pool, options.reading)
+        both = _read(options, options.pool, options.reading)
         return both, both
     first, second = options.labeled, options.pool
     if datasets.is_own(first) and not datasets.is_own(second):
         first, second = second, first
-    one = _read(first, options.reading if datasets.is_own(first) else Reading())
-    other = _read(second, _like(one, options.reading) if datasets.is_own(second) else options.reading)
+    one = _read(options, first, options.reading if datasets.is_own(first) else Reading())
+    other = _read(options, second, _like(one, options.reading) if datasets.is_own(second) else options.reading)
     labeled, pool = (one, other) if first == options.labeled else (other, one)
     if labeled.shape != pool.shape:
         raise UserError(
@@ -118,8 +129,9 @@ def load(options: Audit) -> tuple[Dataset, Dataset]:
     return labeled, pool
 
 
-def _read(name: str, reading: Reading) -> Dataset:
-    return datasets.load(name, replace(reading, holdout=0.0) if datasets.is_own(name) else reading)
+def _read(options: Audit, name: str, reading: Reading) -> Dataset:
+    reading = replace(reading, holdout=0.0) if datasets.is_own(name) else reading
+    return datasets.load(name, reading, classes=name == options.labeled)
 
 
 def _like(data: Dataset, reading: Reading) -> Reading:
@@ -141,7 +153,7 @@ def _rows(options: Audit, labeled: Dataset, pool: Dataset) -> tuple[list[str], l
     count = len(_audited(pool))
     if not datasets.is_own(options.pool):
         return [f"image {i}" for i in range(count)], list(range(count))
-    catalog, rows = own.located(options.pool, pool.reading)
+    catalog, rows = own.located(options.pool, pool.reading, classes=options.pool == options.labeled)
     index = rows["train" if pool.unlabeled is None else "unlabeled"].tolist()
     return [catalog.items[row].name for row in index], index
 
@@ -196,5 +208,20 @@ def _record(
         "assumption": audited.assumption(options.detectable),
         "images": {"labeled": real, "pool": len(suspects.first), "copies": len(suspects.hashes) - len(suspects.first)},
         "data": {"labeled": labeled.describe()["hash"], "pool": pool.describe()["hash"]},
-        "notes": list(dict.fromkeys([*labeled.told, *pool.told])),
+        "notes": notes(labeled, pool),
     }
+
+
+def notes(labeled: Dataset, pool: Dataset) -> list[str]:
+    """What was done to either's images, and a warning where it was done to one side alone."""
+    told = {
+        which: [note for note in data.told if not note.startswith("there are no images for")]
+        for which, data in (("labeled images", labeled), ("pool", pool))
+    }
+    if labeled is pool:
+        return told["pool"]
+    sides = [which for which, those in told.items() if any(note.startswith("resized") for note in those)]
+    found = [f"{which}: {note}" for which, those in told.items() for note in those]
+    if len(sides) == 1:
+        found += [f"WARNING: of the {sides[0]} alone some were resized, which alone may make both sides differ"]
+    return found

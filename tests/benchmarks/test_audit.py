@@ -29,7 +29,11 @@ def test_a_run_of_one_cell(audit, tmp_path, monkeypatch, capsys):
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["name"] == "audit" and printed["rows"][0]["covered"] == 1
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "| digits-vae, 40 | 1 of 1 |" in text and "Made by `python benchmarks/audit.py --seeds 0" in text
+    assert (
+        "| digits-vae, 40 | 1 of 1 |" in text
+        and "Made by `python benchmarks/audit.py --seeds 0 --shares 0.4 --json`." in text
+    )
+    assert audit.command(["--out=/a", "--json"]) == "python benchmarks/audit.py --json"
 
 
 def line(share: float, estimate: float, low: float, high: float, auroc: float | None = 0.7) -> dict[str, Any]:

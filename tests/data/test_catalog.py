@@ -111,6 +111,27 @@ def test_what_cannot_be_learned_is_refused():
             catalog.assemble("here", message)
 
 
+def test_where_no_classes_are_needed_images_without_them_are_unlabeled(tmp_path):
+    for name in ("flat/b.png", "flat/a.png", "deep/unlabeled/in/a.png", "one/cat/a.png"):
+        pictures.save(tmp_path / name)
+    (tmp_path / "flat" / "pool.csv").write_text("path,label\na.png,\nb.png, \n")
+    notes = {"flat": ("files passed over, as their names are not those of images: 1",), "flat/pool.csv": ()}
+    notes |= {"deep": (), "one": ("one class only, 'cat': taken for no label",)}
+    for name, told in notes.items():
+        with pytest.raises(UserError, match="a classifier needs at least two classes"):
+            catalog.read(str(tmp_path / name))
+        it = catalog.read(str(tmp_path / name), classes=False)
+        assert (it.classes, it.notes, {*it.labels}, {*it.splits}) == ((), told, {-1}, {SPLITS.index("unlabeled")})
+        assert len(it.items) == len(it.labels) == (2 if "flat" in name else 1)
+    pictures.folder(tmp_path / "set", 1, splits=("train",))
+    pictures.save(tmp_path / "set" / "loose.png")
+    one, other = (catalog.read(str(tmp_path / "set"), classes=needed) for needed in (True, False))
+    assert (one.classes, one.notes, one.labels.tolist()) == (other.classes, other.notes, other.labels.tolist())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no image"):
+        catalog.read(str(tmp_path / "empty"), classes=False)
+
+
 def test_an_empty_class_folder_is_refused(tmp_path):
     pictures.folder(tmp_path, 1)
     (tmp_path / "train" / "owl").mkdir()

@@ -10,7 +10,8 @@ import zoo
 from torch import Tensor, nn
 
 from semisynth.errors import UserError
-from semisynth.generators.diffusion import Denoiser, Diffusion, guided, heun, levels
+from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of, guided, heun, levels
+from semisynth.twice import twice
 
 SHAPE, CLASSES = (1, 4, 4), 3
 
@@ -147,6 +148,19 @@ def test_what_is_computed_again_on_the_way_back_has_the_same_gradient(denoiser: 
         out = heun(guided(denoiser, y, 1.3, (0.0, math.inf)), x, levels(5), remember)
         found.append(torch.autograd.grad(out.square().sum(), x)[0])
     assert found[0].equal(found[1])
+
+
+def test_methods_that_differentiate_twice_can_differentiate_through_it() -> None:
+    """What is computed again on the way back saves the same tensors, though the method's replacements are gone then."""
+    torch.manual_seed(0)
+    fixed = denoiser_of(SHAPE, CLASSES, "tiny", 2, 0.5).double().requires_grad_(False)  # as generators are given
+    denoise, found = guided(fixed, torch.tensor([0, 2]), 1.0, (0.0, math.inf)), []
+    for around in (lambda run: run, twice):
+        z = images(2).requires_grad_()
+        out = around(lambda z: heun(denoise, z, levels(3), remember=False))(z)
+        found.append(torch.autograd.grad(out.square().sum(), z)[0])
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_sizes_are_checked(denoiser: Denoiser) -> None:

@@ -47,7 +47,7 @@ def test_what_is_not_a_generator_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         generators.load(str(tmp_path))
     run(tmp_path, {"name": "mpssl"})
-    with pytest.raises(UserError, match=f"{tmp_path} is not a run of --method gan or vae"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a run of --method gan, vae or edm"):
         generators.load(str(tmp_path))
     run(tmp_path, GAN, width=16)
     with pytest.raises(UserError, match=r"model\.safetensors does not fit"):

@@ -17,6 +17,7 @@ from semisynth.generators.diffusion import Diffusion
 from semisynth.methods import EDM
 from semisynth.methods.edm import weight
 from semisynth.recipes import single
+from semisynth.recipes.mix import Mix, mix
 
 
 def edm(**options: Any) -> EDM:
@@ -83,3 +84,5 @@ def test_a_short_run_is_a_generator_whose_classes_look_like_theirs(tmp_path) -> 
     loaded = generators.load(str(tmp_path / "run"))
     assert isinstance(loaded, Diffusion) and (loaded.latent_shape, loaded.classes) == ((1, 16, 16), 10)
     assert (len(loaded.sigmas), loaded.guidance) == (7, 1.2) and not loaded.training
+    mixed = mix(Mix("digits-pool", [str(tmp_path / "run")], images=20), tmp_path / "pool")
+    assert mixed["sources"] == {"real": 12, str(tmp_path / "run"): 8}

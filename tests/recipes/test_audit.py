@@ -16,6 +16,7 @@ from PIL import Image
 from pyarrow import parquet as arrow
 
 from semisynth import weights
+from semisynth.audit import audit
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.data.datasets import Reading
@@ -100,6 +101,71 @@ def test_a_finished_audit_is_left_and_another_is_refused(
         recipe.run(made[2], tmp_path)
 
 
+@pytest.mark.parametrize("changed", ["pool", "labeled"])
+def test_a_finished_audit_of_other_images_is_no_answer(changed: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "pool.npz", images=pixels(80, 5), labels=np.full(80, -1))
+    asked = Audit(str(tmp_path / "pool.npz"), labeled(tmp_path / "labeled.npz"))
+    recipe.run(asked, tmp_path / "audit")
+    x = dict(np.load(tmp_path / f"{changed}.npz"))
+    x["images"][0] = 0
+    np.savez(tmp_path / f"{changed}.npz", **x)
+    with pytest.raises(UserError, match=f"{changed}.npz is no longer what .*audit was made from: give another --out"):
+        recipe.run(asked, tmp_path / "audit")
+
+
+def without_labels(kind: str, root: Path, x: np.ndarray) -> Path:
+    """The images as files, of which nothing tells a class."""
+    place = root / ("pool/unlabeled" if kind == "unlabeled" else "pool")
+    place.mkdir(parents=True)
+    for i, image in enumerate(x):
+        Image.fromarray(image).save(place / f"{i:03}.png")
+    if kind != "csv":
+        return root / "pool"
+    rows = "".join(f"{i:03}.png,\n" for i in range(len(x)))
+    (place / "pool.csv").write_text(f"path,label\n{rows}")
+    return place / "pool.csv"
+
+
+@pytest.mark.parametrize("kind", ["flat", "unlabeled", "csv"])
+def test_a_pool_needs_no_label_and_is_cleaned_into_a_set_with_the_labeled_images(kind: str, tmp_path: Path) -> None:
+    x = np.concatenate([pixels(80, 5), pixels(80, 6, synthetic=True)])
+    pool, own = without_labels(kind, tmp_path, x), labeled(tmp_path / "labeled.npz")
+    asked = Audit(str(pool), own)
+    record = recipe.run(asked, tmp_path / "audit")
+    assert record["images"] == {"labeled": 60, "pool": 160, "copies": 0} and record["share"] > 0
+    assert record["notes"] == []
+    rows = {row["row"]: row for row in arrow.read_table(tmp_path / "audit" / "ranking.parquet").to_pylist()}
+    assert sorted(rows) == list(range(160)) and rows[7]["image"].endswith("007.png")
+    cleaned = clean.clean(asked, tmp_path / "audit", 0.5)
+    data = datasets.load(str(tmp_path / "audit" / clean.CLEANED), Reading(holdout=0))
+    assert data.classes == ("0", "1") and data.pool.y.tolist() == [0, 1] * 30
+    assert data.unlabeled is not None and len(data.unlabeled) == cleaned["kept"] == 160 - cleaned["left_out"] < 140
+    assert (data.pool.x[:].numpy()[:, 0] == pixels(60, 0)).all()
+    kept = [row for row in range(160) if rows[row]["suspicion"] < 0.5]
+    assert (data.unlabeled.x[:].numpy()[:, 0] == x[kept]).all() and cleaned["labeled"] == 60
+
+
+def test_a_pool_without_labels_is_cleaned_into_a_built_in_set_too(tmp_path: Path) -> None:
+    asked = Audit(str(without_labels("flat", tmp_path, pixels(60, 5, side=16))), "digits-others")
+    recipe.run(asked, tmp_path / "audit")
+    table = arrow.read_table(tmp_path / "audit" / "ranking.parquet").to_pydict()
+    recipe.parquet.write(tmp_path / "audit" / "ranking.parquet", {**table, "suspicion": [0.4] * 60})
+    assert clean.clean(asked, tmp_path / "audit", 0.5)["labeled"] == 640
+    found = datasets.load(str(tmp_path / "audit" / clean.CLEANED), Reading(holdout=0))
+    others = datasets.load("digits-others")
+    assert found.classes == others.classes and torch.equal(found.pool.y, others.pool.y)
+    assert torch.equal(found.pool.x[:], others.pool.x[:])  # type: ignore[arg-type]
+
+
+def test_a_side_that_alone_was_resized_is_told_with_a_warning(tmp_path: Path) -> None:
+    pool = without_labels("flat", tmp_path, pixels(60, 5, side=20))
+    told = recipe.run(Audit(str(pool), labeled(tmp_path / "a.npz", side=8)), tmp_path / "audit")["notes"]
+    assert told[0] == "pool: resized to 8x8 (crop): 60 of 60 images"
+    assert told[1].startswith("WARNING: of the pool alone some were resized") and len(told) == 2
+    both = recipe.load(Audit(str(pool), labeled(tmp_path / "b.npz", side=8), reading=Reading(size=12)))
+    assert len(both[0].told) and not any("WARNING" in note for note in recipe.notes(*both))
+
+
 def test_what_an_audit_that_was_cut_off_left_is_written_again(
     made: tuple[Path, dict[str, Any], Audit], tmp_path: Path
 ) -> None:
@@ -121,6 +187,16 @@ def test_copies_count_once_and_those_of_labeled_images_are_real(tmp_path: Path) 
     assert rows[0]["image"] == "images[0]"
 
 
+def test_the_classes_of_the_labeled_images_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(recipe, "audit", lambda *arguments: (given.extend(arguments), audit(*arguments))[1])
+    x = np.concatenate([pixels(40, 0), pixels(1, 0)])  # the last one is a copy
+    np.savez(tmp_path / "labeled.npz", images=x, labels=np.r_[np.arange(40) % 3, 0])
+    np.savez(tmp_path / "pool.npz", images=pixels(60, 5), labels=np.full(60, -1))
+    recipe.run(Audit(str(tmp_path / "pool.npz"), str(tmp_path / "labeled.npz")), tmp_path / "audit")
+    assert given[4].tolist() == (np.arange(40) % 3).tolist()
+
+
 @pytest.mark.parametrize("first", ["labeled", "pool"])
 def test_images_are_made_what_the_labeled_ones_or_those_built_in_are(
     first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,8 +214,12 @@ def test_images_are_made_what_the_labeled_ones_or_those_built_in_are(
     assert labels.shape == (3, 12, 12)
 
 
-def test_of_one_s_own_without_unlabeled_images_all_training_images_are_audited(tmp_path: Path) -> None:
+def test_without_unlabeled_images_all_training_images_are_audited_and_other_writers_look_synthetic(
+    tmp_path: Path,
+) -> None:
     record = recipe.run(Audit("digits-others", "digits-pool"), tmp_path / "audit")
+    low, high = record["interval"]
+    assert 0.1 < record["share"] < 0.4 and 0 < low < high < 0.7 and record["p"] < 0.01  # a limit: all are real
     assert record["images"]["labeled"] == 657 and record["images"]["pool"] == 640
     assert arrow.read_table(tmp_path / "audit" / "ranking.parquet").to_pylist()[0]["image"].startswith("image ")
 
@@ -177,10 +257,27 @@ def test_the_command_tells_and_cleans(made: tuple[Path, dict[str, Any], Audit], 
     typed = ["audit", made[2].pool, "--labeled", made[2].labeled, "--out", str(tmp_path / "audit")]
     assert main(typed) == 0
     told = capsys.readouterr().out
-    assert told.startswith("About ") and "of 160 images seem to be synthetic (95\u00a0% interval" in told
+    assert told.startswith("About ") and "as synthetic images would (95\u00a0% interval" in told
+    assert "must stand for the real ones" in told and "was there already" not in told
     assert "at least 0.7" in told and "cleaned" not in told
     assert weights.read_json(tmp_path / "audit" / "audit.json") == made[1]
     assert main([*typed, "--apply", "--reject", "0.6"]) == 0
     cleaned = weights.read_json(tmp_path / "audit" / clean.CLEANING)
     counts = f"{cleaned['left_out']} images left out, {cleaned['kept']} kept"
-    assert counts in capsys.readouterr().out and cleaned["reject"] == 0.6
+    told = capsys.readouterr().out
+    assert f"was there already: the ranking {tmp_path}" in told and "wrote: " in told
+    assert counts in told and cleaned["reject"] == 0.6
+    assert main([*typed, "--apply", "--reject", "0.6"]) == 0
+    assert f"was there already: {tmp_path / 'audit' / clean.CLEANED}, " in capsys.readouterr().out
+
+
+def test_ctrl_c_tells_that_an_audit_begins_anew(
+    made: tuple[Path, dict[str, Any], Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "audit", stopped)
+    assert main(["audit", made[2].pool, "--labeled", made[2].labeled, "--out", str(tmp_path / "audit")]) == 130
+    told = capsys.readouterr().err
+    assert "and all else begins anew" in told and "goes on" not in told and not (tmp_path / "audit").exists()

@@ -47,7 +47,9 @@ def suspect(out: Path, rows: range) -> None:
 
 def test_the_suspects_are_left_out_and_all_else_is_as_it_was(made: tuple[Path, Audit]) -> None:
     out, asked = made
-    assert clean.clean(asked, out, 0.5) == {"reject": 0.5, "kept": 60, "left_out": 10}
+    counts = {"kept": 60, "left_out": 10, "audited": 60, "labeled": 0}
+    assert clean.clean(asked, out, 0.5) == {"reject": 0.5, **counts}
+    assert "WARNING" not in clean.told(out, counts)
     whole, rest = datasets.load(asked.pool), datasets.load(str(out / clean.CLEANED))
     assert rest.classes == whole.classes and rest.pool.y.bincount().tolist() == whole.pool.y.bincount().tolist()
     assert whole.unlabeled is not None and rest.unlabeled is not None and len(rest.unlabeled) == 50
@@ -103,6 +105,15 @@ def test_no_class_may_lose_all_its_images(tmp_path: Path) -> None:
     audit.run(asked, out)
     suspect(out, range(20, 30))
     refused(asked, out, "--reject 0.5 would leave no image of class '0' for training: raise it")
+
+
+def test_a_pool_of_which_next_to_nothing_would_be_left(made: tuple[Path, Audit]) -> None:
+    out, asked = made
+    suspect(out, range(10, 70))
+    refused(asked, out, "--reject 0.5 would leave none of the 60 images that were audited: raise it, if the labeled")
+    suspect(out, range(10, 66))
+    told = clean.told(out, clean.clean(asked, out, 0.5))
+    assert "56 images left out, 14 kept\nWARNING: of 60 images that were audited 4 are left" in told
 
 
 def test_mistakes(made: tuple[Path, Audit], tmp_path: Path) -> None:

@@ -240,6 +240,18 @@ def test_what_is_done_to_one_s_own_images_is_told_and_other_images_are_refused(
     assert "holds a mix of other images" in capsys.readouterr().err
 
 
+def test_ctrl_c_tells_that_a_mix_begins_anew(generator: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mixed, "write", stopped)
+    command = ["mix", "--real", "digits-pool", "--synthetic", generator, "--images", "20"]
+    assert main([*command, "--out", str(tmp_path / "pool")]) == 130
+    told = capsys.readouterr().err
+    assert "the mix begins anew" in told and "goes on" not in told
+    assert main([*command, "--out", str(tmp_path / "pool")]) == 130  # what it leaves is no obstacle
+
+
 def test_fixmatch_trains_on_a_mix(made: tuple[Path, dict[str, Any], Mix], tmp_path: Path) -> None:
     config = tiny.config("fixmatch", data=str(made[0] / "pool.parquet"), labels_per_class=5, steps=2)
     result = single.fit(config, tmp_path / "run", show=False)
