@@ -325,6 +325,28 @@ def audit(arguments: list[str]) -> None:
         raise KeyboardInterrupt(str(stop) or told) from stop
 
 
+def quality(arguments: list[str]) -> None:
+    """Measure how near synthetic images come to real ones, beside real images that were held out."""
+    from semisynth import options
+    from semisynth.engine import resolve
+    from semisynth.recipes import quality as recipe
+    from semisynth.recipes.config import Reading
+
+    parser = options.new_parser("quality", quality.__doc__)
+    parser.add_argument("images", type=str, help="a data set of synthetic images; generator:NAME for samples of one")
+    parser.add_argument("--reference", type=str, required=True, help="the data set of the real ones, as fit's --data")
+    told = "whose features are compared: the run directory of a classifier, or foundation"
+    parser.add_argument("--features", type=str, default="foundation", help=told)
+    parser.add_class_arguments(Reading, None, skip={"holdout", "mirror", "unreadable"})
+    parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    given = options.parse(parser, arguments)
+    silent, device = given.pop("json"), resolve(given.pop("device"))
+    images, reference, features = (given.pop(name) for name in ("images", "reference", "features"))
+    found = recipe.measure(images, reference, features, Reading(**given), device)
+    print(json.dumps(found) if silent else recipe.told(found))
+
+
 def demo(arguments: list[str]) -> None:
     """The main job on real handwritten digits, two labels per class, in minutes."""
     from semisynth import options
@@ -392,5 +414,5 @@ def doctor(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     command.__name__: command
-    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, demo, doctor)
+    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, quality, demo, doctor)
 }

@@ -41,9 +41,8 @@ def measure(
     own = datasets.is_own(images)
     made = datasets.load(images, replace(reading, size=real.shape[2], holdout=0.0) if own else reading)
     if made.shape != real.shape:
-        raise UserError(
-            f"{images} has images of {made.shape}, and {reference} of {real.shape}: give images of one size."
-        )
+        sizes = [" x ".join(map(str, data.shape)) for data in (made, real)]
+        raise UserError(f"{images} has images of {sizes[0]}, and {reference} of {sizes[1]}: give images of one size.")
     model, classes = _model(features, real, torch.device(device))
     sets = {images: _all(made), "reference": _all(real), HELD_OUT: real.test}
     count = min(len(found) for found in sets.values() if len(found))
@@ -55,6 +54,16 @@ def measure(
     if classes == made.classes and len(labeled):
         accuracy = classify(model, labeled, classes, device=device)["accuracy"]
     return {"features": features, "images": count, "measures": told, "class_accuracy": accuracy}
+
+
+def told(found: dict[str, Any]) -> str:
+    """The measures as lines."""
+    lines = [f"by the features of {found['features']}, {found['images']} images of each kind"]
+    for name, measures in found["measures"].items():
+        lines.append(f"  {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in measures.items()))
+    if found["class_accuracy"] is not None:
+        lines.append(f"  of the labels the classifier agrees with {found['class_accuracy']:.3f}")
+    return "\n".join(lines)
 
 
 def _model(features: str, data: Dataset, device: torch.device) -> tuple[Classifier, tuple[str, ...] | None]:
