@@ -325,6 +325,29 @@ def audit(arguments: list[str]) -> None:
         raise KeyboardInterrupt(str(stop) or told) from stop
 
 
+def dpt(arguments: list[str]) -> None:
+    """Classifier, pseudo-labels, diffusion model, its images, and a classifier again; what is finished is kept."""
+    from semisynth import options
+    from semisynth.recipes import dpt as recipe
+    from semisynth.recipes.config import Reading
+
+    parser = options.new_parser("dpt", dpt.__doc__)
+    parser.add_class_arguments(recipe.DPT, None, skip={"reading", "classifier", "diffusion"})
+    told = "options of the {} as JSON, such as '{}'"
+    parser.add_argument("--classifier", type=dict, default={}, help=told.format("classifiers", '{"lr": 0.05}'))
+    parser.add_argument("--diffusion", type=dict, default={}, help=told.format("diffusion model", '{"patch": 2}'))
+    parser.add_class_arguments(Reading, "reading")
+    parser.add_argument("--out", type=str, required=True, help="the directory of all stages")
+    given = options.parse(parser, arguments)
+    out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
+    found = recipe.dpt(recipe.DPT(**given, reading=reading), out)
+    for name, stage in found["stages"].items():
+        measured = ", ".join(
+            f"{split} accuracy {stage[split]:.3f}" for split in ("validation", "test") if split in stage
+        )
+        print(f"{name}: {stage['path']}{measured and ': '}{measured}")
+
+
 def quality(arguments: list[str]) -> None:
     """Measure how near synthetic images come to real ones, beside real images that were held out."""
     from semisynth import options
@@ -414,5 +437,5 @@ def doctor(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     command.__name__: command
-    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, quality, demo, doctor)
+    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, dpt, quality, demo, doctor)
 }

@@ -12,6 +12,7 @@ import torch
 from pyarrow import parquet as arrow
 
 from semisynth import weights
+from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.recipes import dpt as recipe
@@ -137,6 +138,21 @@ def test_what_is_lost_is_made_again_with_the_same_bytes(
     kept = (images / "00000.parquet").stat().st_mtime_ns
     assert dpt(SMALL, out) == told and contents(out) == before
     assert (images / "00000.parquet").stat().st_mtime_ns == kept
+
+
+def test_the_command_goes_on_from_what_is_there(made: tuple[Path, dict[str, Any]], capsys: Any) -> None:
+    command = ["dpt", "--data", "digits-pool", "--labels-per-class", "3", "--steps", "3", "--diffusion-steps", "3"]
+    command += ["--images-per-class", "2", "--sampler-steps", "2", "--out", str(made[0])]
+    before = contents(made[0])
+    assert main(command) == 0
+    told = capsys.readouterr().out.splitlines()
+    stages = made[1]["stages"]
+    assert [line.partition(":")[0] for line in told] == list(stages)
+    assert told[1] == f"labels-1: {stages['labels-1']['path']}"
+    assert told[-1].endswith(f"test accuracy {stages['classifier-1']['test']:.3f}")
+    assert contents(made[0]) == before
+    assert main([*command, "--classifier", '{"weigth": 2}']) == 2
+    assert "weigth" in capsys.readouterr().err
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
