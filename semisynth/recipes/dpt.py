@@ -154,11 +154,12 @@ class Work:
         return self._fit("diffusion", self._config("edm", self.options.diffusion, **setting), [labels])
 
     def images(self, diffusion: Stage) -> Stage:
-        """Exactly so many images of each class, in shards that are finished one after the other."""
+        """Exactly so many images of each class that has labels, in shards that are finished one after the other."""
         options = self.options
         asked = {"guidance": options.guidance, "steps": options.sampler_steps, "each": options.images_per_class}
         stage = self._named("images", asked, [diffusion])
-        total, device = options.images_per_class * len(self.data.classes), resolve(options.device)
+        names, device = generators.class_names(str(diffusion.path)), resolve(options.device)
+        total = options.images_per_class * len(names)
         missing = [i for i in range(-(-total // SHARD)) if not self._shard(stage, i).exists()]
         if missing:
             directory.make(stage.path)
@@ -166,21 +167,21 @@ class Work:
             assert isinstance(loaded, Diffusion)
             generator = Diffusion(loaded.denoiser, options.sampler_steps, options.guidance).to(device)
             for i in missing:
-                self._make(generator, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
+                self._make(generator, names, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
         return stage
 
     # ---- parts of a stage -------------------------------------------------------------------------------------------
 
-    def _make(self, generator: Diffusion, numbers: range, path: Path) -> None:
-        """One shard: each image from a latent of its own number."""
+    def _make(self, generator: Diffusion, classes: Sequence[str], numbers: range, path: Path) -> None:
+        """One shard: each image from a latent of its own number, of the classes in turn."""
         seeds = [noise.derive("dpt image", self.options.seed, i) for i in numbers]
         z = [torch.randn(generator.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         y = torch.tensor([i % generator.classes for i in numbers])
         device = next(generator.parameters()).device
         with torch.no_grad():
             x = (255 * generator(torch.stack(z).to(device), y.to(device))).round().to(torch.uint8).cpu()
-        names = [self.data.classes[c] for c in y.tolist()]
-        parquet.write(path, {"image": [parquet.png(image) for image in x], "label": names, "index": list(numbers)})
+        labels = [classes[c] for c in y.tolist()]
+        parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
 
     def _shard(self, stage: Stage, i: int) -> Path:
         return stage.path / f"{i:05}.parquet"
@@ -215,9 +216,10 @@ class Work:
         """Of a fit: `options` are its method's, and perhaps its learning rate."""
         data, own = getattr(self, "data", None), {name: value for name, value in options.items() if name != "lr"}
         # The parts that are written here are read as they are.
-        reading = (
-            {} if data is None else {"size": data.shape[1], "holdout": 0.0, "mirror": "yes" if data.flip else "no"}
-        )
+        reading: dict[str, Any] = {}
+        if data is not None:
+            reading = {"size": data.shape[1], "channels": "gray" if data.shape[0] == 1 else "rgb", "holdout": 0.0}
+            reading["mirror"] = "yes" if data.flip else "no"
         content = {**reading, "seed": self.options.seed, "device": self.options.device, **setting}
         content |= {"lr": options["lr"]} if "lr" in options else {}
         return Config.of({**content, "method": {"name": method, **own}}, f"--{method}")

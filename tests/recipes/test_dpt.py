@@ -76,6 +76,22 @@ def test_so_many_images_of_each_class_from_latents_of_their_own(made: tuple[Path
     assert len({row["image"] for row in found}) == 20
 
 
+def test_an_image_has_the_name_of_the_class_that_it_was_asked_for(tmp_path: Path) -> None:
+    """A classifier may never predict a class, so that the diffusion model numbers the others anew."""
+    work = recipe.Work(replace(SMALL, arm="faithful"), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        scores = torch.eye(10)[2 + 5 * (torch.arange(10_000) % 2)]  # of the classes 2 and 7
+        patch.setattr(recipe, "logits", lambda model, images, *a, **k: scores[: len(images)])
+        labels = work.labels(work.classifier(None, 0))
+    diffusion = work.diffusion(labels)
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.Diffusion, "forward", lambda self, z, y: asked.extend(y.tolist()) or z.clamp(0, 1))
+        path = work.images(diffusion).path
+    found = [row["label"] for row in arrow.read_table(path / "00000.parquet").to_pylist()]
+    assert (found, asked) == (["2", "7", "2", "7"], [0, 1, 0, 1])
+
+
 def test_the_second_classifier_learns_from_real_and_synthetic_images(made: tuple[Path, dict[str, Any]]) -> None:
     stage = made[1]["stages"]["classifier-1"]
     config = weights.read_json(Path(stage["path"]) / "config.json")
