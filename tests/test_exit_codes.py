@@ -35,6 +35,7 @@ JSON = {
     "predict": ["predict", "run", "bad", "--out", "p.csv"],
     "data": ["data", "check", "good", "--out", "check.json"],
     "data with findings": ["data", "check", "bad", "--out", "check.json"],
+    "quality": ["quality", "digits-others", "--reference", "digits-pool"],
     "doctor": ["doctor"],
     "doctor that failed": ["doctor"],
 }
