@@ -22,7 +22,7 @@ import torch
 
 from semisynth import environment
 from semisynth.data import datasets, parquet
-from semisynth.recipes import audit, mix
+from semisynth.recipes import audit, bench, mix
 from semisynth.recipes.cells import numbers
 from semisynth.separable import features, rank_auroc
 from semisynth.statistics import mean
@@ -157,10 +157,10 @@ def table(rows: Sequence[Mapping[str, Any]], command: str = "") -> str:
         "baseline",
         "s",
     )
-    text = f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n"
+    cells = []
     for row in rows:
         curves = ["–" if row[name] is None else f"{row[name]:.3f}" for name in ("auroc", "baseline")]
-        cells = [
+        found = [
             f"{row['generator']}, {100 * row['share']:.0f}",
             f"{row['covered']} of {row['n']}",
             f"{row['found']} of {row['n']}",
@@ -169,7 +169,8 @@ def table(rows: Sequence[Mapping[str, Any]], command: str = "") -> str:
             *curves,
             f"{row['seconds']:.1f}",
         ]
-        text += f"| {' | '.join(cells)} |\n"
+        cells.append(found)
+    text = bench.markdown(head, cells) + "\n"
     if not command:
         return text
     notes = (

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -74,6 +74,15 @@ def _run(arguments: list[str]) -> int:
         print(version("semisynth"))
         return 0
     return COMMANDS[choose(arguments[0], COMMANDS, "command")](arguments[1:]) or 0
+
+
+@contextlib.contextmanager
+def _interrupted(left: str) -> Iterator[None]:
+    """What Ctrl-C leaves of a command that does not go on where it stopped."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or left) from stop
 
 
 def fit(arguments: list[str]) -> None:
@@ -272,10 +281,8 @@ def mix(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="the directory of the mix")
     given = options.parse(parser, arguments)
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
-    try:
+    with _interrupted("images that were decoded are kept, and the mix begins anew"):
         record = recipe.mix(recipe.Mix(**given, reading=reading), out)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop) or "images that were decoded are kept, and the mix begins anew") from stop
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
     for note in record.get("notes", ()):
         print(f"{given['real']}: {note}")
@@ -314,15 +321,12 @@ def audit(arguments: list[str]) -> None:
     there = {
         name: "was there already" if (out / name).exists() else "wrote" for name in (recipe.RECORD, clean.CLEANING)
     }
-    try:
+    with _interrupted("images that were decoded and an audit that is finished are kept, and all else begins anew"):
         record = recipe.run(asked, out)
         print("\n".join(audited.lines(record)))
         print(f"{there[recipe.RECORD]}: the ranking {out / recipe.RANKING}, to look at {out / recipe.PAGE}", flush=True)
         if apply:
             print(f"{there[clean.CLEANING]}: {clean.told(out, clean.clean(asked, out, reject))}")
-    except KeyboardInterrupt as stop:
-        told = "images that were decoded and an audit that is finished are kept, and all else begins anew"
-        raise KeyboardInterrupt(str(stop) or told) from stop
 
 
 def dpt(arguments: list[str]) -> None:

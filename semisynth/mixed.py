@@ -31,9 +31,14 @@ class Row(NamedTuple):
         return self.source != REAL
 
 
+def fingerprint(image: Tensor) -> str:
+    """A hash of an image's pixels, by which a ranking is joined with a hidden table."""
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
+
+
 def write(rows: Sequence[Row], out: Path) -> None:
     """Both tables into `out`: of each unlabeled row of the first the second has one, in order."""
-    hashes = [hashlib.blake2b(row.image.numpy().tobytes(), digest_size=16).hexdigest() for row in rows]
+    hashes = [fingerprint(row.image) for row in rows]
     shown: dict[str, list[object]] = {
         "image": [parquet.png(row.image) for row in rows],
         "label": [row.label for row in rows],

@@ -5,7 +5,7 @@ All arguments are features (n, d) of real and synthetic images; everything is co
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -125,8 +125,3 @@ def _distances(a: Tensor, b: Tensor) -> list[Tensor]:
     y = b.double()
     exact = "donot_use_mm_for_euclid_dist"  # by products, a row's distance to itself is not zero
     return [torch.cdist(part.double(), y, compute_mode=exact) for part in a.split(BLOCK)]
-
-
-def described(quality: Quality) -> dict[str, float]:
-    """As plain numbers."""
-    return asdict(quality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_what_is_alike_and_what_is_not() -> None:
     assert (far.precision, far.recall, far.density, far.coverage, far.close) == (0, 0, 0, 0, 0)
     narrow = quality.measure(real, normal(300, 4, 3, 0.0, 0.2))
     assert narrow.precision > 0.95 and narrow.recall < 0.3 and narrow.coverage < 0.7
-    found = quality.described(narrow)
+    found = asdict(narrow)
     assert found["recall"] == narrow.recall and len(found) == 8
 
 

@@ -18,6 +18,7 @@ from semisynth.audit import Found, audit, measure
 from semisynth.data import datasets, own, parquet
 from semisynth.data.datasets import Dataset, Images, Reading
 from semisynth.errors import UserError
+from semisynth.mixed import fingerprint
 from semisynth.recipes import directory
 
 RANKING, PAGE, RECORD = "ranking.parquet", "audit.html", "audit.json"
@@ -52,7 +53,7 @@ def run(options: Audit, out: Path) -> dict[str, Any]:
     the same bytes, and a finished audit is left as it is. Raises `UserError` where `out` holds anything else, such as
     an audit of the same paths before they changed, and for images that are too few or of different sizes.
     """
-    there = _finished(options, out)
+    there = directory.finished(out, "audit", RECORD, asdict(options), (RANKING, PAGE))
     labeled, pool = load(options)
     if there is not None:
         require_same(there, out, labeled, pool)
@@ -86,18 +87,6 @@ def run(options: Audit, out: Path) -> dict[str, Any]:
     record["sha256"] = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (RANKING, PAGE)}
     weights.write_json(out / RECORD, record)
     return record
-
-
-def _finished(options: Audit, out: Path) -> dict[str, Any] | None:
-    if (out / RECORD).exists():
-        record, wanted = weights.read_json(out / RECORD), asdict(options)
-        directory.require(out, "another audit", record.get("options", {}), wanted, wanted)
-        return record
-    if out.exists() and (
-        not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - {RANKING, PAGE}
-    ):
-        raise UserError(f"--out {out} exists and is not an audit: give another one.")
-    return None
 
 
 def require_same(record: dict[str, Any], out: Path, labeled: Dataset, pool: Dataset) -> None:
@@ -183,7 +172,7 @@ def _distinct(labeled: Images, pool: Images) -> tuple[Tensor, Suspects]:
 
 def _hashes(images: Images) -> Iterator[str]:
     for x in _pixels(images):
-        yield hashlib.blake2b(x.numpy().tobytes(), digest_size=16).hexdigest()
+        yield fingerprint(x)
 
 
 def _pixels(images: Images) -> Iterator[Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from semisynth.errors import UserError
+from semisynth.weights import read_json
 
 
 def make(out: Path) -> None:
@@ -15,6 +16,23 @@ def make(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}. Give another --out.") from error
+
+
+def finished(
+    out: Path, kind: str, record: str, options: Mapping[str, Any], parts: Collection[str]
+) -> dict[str, Any] | None:
+    """The record, written last, of what was made with these options; None if only `parts`, or nothing, are there.
+
+    kind: what is made. `UserError` for one of other options, and for anything else that lives there.
+    """
+    if (out / record).exists():
+        there = read_json(out / record)
+        require(out, f"another {kind}", there.get("options", {}), options, options)
+        return there
+    if out.exists() and (not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - set(parts)):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UserError(f"--out {out} exists and is not {article} {kind}: give another one.")
+    return None
 
 
 def require(out: Path, what: str, there: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str]) -> None:

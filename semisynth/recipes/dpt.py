@@ -26,6 +26,7 @@ from semisynth.generators.diffusion import Diffusion
 from semisynth.recipes import directory, origin, single
 from semisynth.recipes.config import Config, method_class
 from semisynth.recipes.materials import drawn
+from semisynth.recipes.sampling import latents, prepared
 
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
 DATA = "data.parquet"
@@ -116,6 +117,10 @@ class Work:
         self.config = self._config(options.stage1, options.classifier, **given)
         self.data = origin.load(self.config)
         self.labeled, self.rest = drawn(self.data, options.labels_per_class, options.seed)
+        # The data sets that are written here are read as they are.
+        channels, size, _ = self.data.shape
+        self.written = {"size": size, "channels": "gray" if channels == 1 else "rgb", "holdout": 0.0}
+        self.written["mirror"] = "yes" if self.data.flip else "no"
 
     def classifier(self, images: Stage | None, number: int) -> Stage:
         """Of the labeled and unlabeled images and, after the first, of those that were made, if any were."""
@@ -126,7 +131,7 @@ class Work:
             return self._fit("classifier", config, [])
         asked = {"arm": options.arm, "share": self._share()} if images else {"base": self.config.flat()}
         data = self._stage("data", asked, [images] if images else [], self._rows(images))
-        setting = {"data": str(data.path / DATA), "labels_per_class": 0, **kinds}
+        setting = {**self.written, "data": str(data.path / DATA), "labels_per_class": 0, **kinds}
         return self._fit("classifier", self._config(options.stage1, options.classifier, **setting), [data])
 
     def taught(self, classifier: Stage) -> dict[str, Stage]:
@@ -150,7 +155,7 @@ class Work:
 
     def diffusion(self, labels: Stage) -> Stage:
         """The class-conditional model of these labels."""
-        setting = {"data": str(labels.path / DATA), "steps": self.options.diffusion_steps, "batch": 64}
+        setting = {**self.written, "data": str(labels.path / DATA), "steps": self.options.diffusion_steps, "batch": 64}
         return self._fit("diffusion", self._config("edm", self.options.diffusion, **setting), [labels])
 
     def images(self, diffusion: Stage) -> Stage:
@@ -175,11 +180,11 @@ class Work:
     def _make(self, generator: Diffusion, classes: Sequence[str], numbers: range, path: Path) -> None:
         """One shard: each image from a latent of its own number, of the classes in turn."""
         seeds = [noise.derive("dpt image", self.options.seed, i) for i in numbers]
-        z = [torch.randn(generator.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        z = latents(generator, seeds)
         y = torch.tensor([i % generator.classes for i in numbers])
         device = next(generator.parameters()).device
         with torch.no_grad():
-            x = (255 * generator(torch.stack(z).to(device), y.to(device))).round().to(torch.uint8).cpu()
+            x = prepared(generator(z.to(device), y.to(device)), None).cpu()
         labels = [classes[c] for c in y.tolist()]
         parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
 
@@ -195,8 +200,7 @@ class Work:
                 for row in parquet.read(shard, ("image", "label")):
                     made += 1
                     yield [*row, "train"]
-            for _ in range(self._repeats(made)):
-                yield from _rows(self.labeled, self.data.classes, "train")
+            yield from self._repeats(made) * [*_rows(self.labeled, self.data.classes, "train")]
             yield from _rows(self.rest, self.data.classes, "unlabeled")
             yield from _rows(self.data.validation, self.data.classes, "validation")
             yield from _rows(self.data.test, self.data.classes, "test")
@@ -214,13 +218,8 @@ class Work:
 
     def _config(self, method: str, options: Mapping[str, Any], **setting: Any) -> Config:
         """Of a fit: `options` are its method's, and perhaps its learning rate."""
-        data, own = getattr(self, "data", None), {name: value for name, value in options.items() if name != "lr"}
-        # The parts that are written here are read as they are.
-        reading: dict[str, Any] = {}
-        if data is not None:
-            reading = {"size": data.shape[1], "channels": "gray" if data.shape[0] == 1 else "rgb", "holdout": 0.0}
-            reading["mirror"] = "yes" if data.flip else "no"
-        content = {**reading, "seed": self.options.seed, "device": self.options.device, **setting}
+        own = {name: value for name, value in options.items() if name != "lr"}
+        content = {"seed": self.options.seed, "device": self.options.device, **setting}
         content |= {"lr": options["lr"]} if "lr" in options else {}
         return Config.of({**content, "method": {"name": method, **own}}, f"--{method}")
 

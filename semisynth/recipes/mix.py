@@ -115,16 +115,10 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
 
 
 def _finished(options: Mix, data: Dataset, out: Path) -> dict[str, Any] | None:
-    if (out / RECORD).exists():
-        record, wanted = weights.read_json(out / RECORD), asdict(options)
-        directory.require(out, "another mix", record.get("options", {}), wanted, wanted)
+    record = directory.finished(out, "mix", RECORD, asdict(options), (POOL, HIDDEN))
+    if record is not None:
         directory.require(out, "a mix of other images", record, {"data": data.describe()["hash"]}, ["data"])
-        return record
-    if out.exists() and (
-        not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - {POOL, HIDDEN}
-    ):
-        raise UserError(f"--out {out} exists and is not a mix: give another one.")
-    return None
+    return record
 
 
 # ---- what is mixed --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def measure(
     count = min(len(found) for found in sets.values() if len(found))
     seen = {name: _features(model, found, count, device) for name, found in sets.items() if len(found)}
     against = seen.pop("reference")
-    told = {name: quality.described(quality.measure(against, found)) for name, found in seen.items()}
+    told = {name: asdict(quality.measure(against, found)) for name, found in seen.items()}
     labeled = made.pool
     accuracy = None
     if classes == made.classes and len(labeled):

@@ -49,13 +49,10 @@ class Maker:
     def sample(self, asked: Sequence[int], seeds: Sequence[int]) -> Iterator[Tensor]:
         """An image of each place in `asked`, from a latent of that seed."""
         for part in range(0, len(seeds), TOGETHER):
-            z = torch.stack([self._latent(seed) for seed in seeds[part : part + TOGETHER]])
+            z = latents(self.generator, seeds[part : part + TOGETHER])
             y = torch.tensor([self.asked[place][1] for place in asked[part : part + TOGETHER]])
             with torch.no_grad():
                 yield from self.generator(z, y if self.generator.classes else None)
-
-    def _latent(self, seed: int) -> Tensor:
-        return torch.randn(self.generator.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _pairs(classes: str, own: Sequence[str]) -> dict[str, str]:
@@ -86,6 +83,12 @@ def samples(makers: Sequence[Maker], data: Dataset, count: int, seed: int, throu
         images = maker.sample(places, [own for _, own in turn])
         for image, place, (_, own) in zip(images, places, turn, strict=True):
             yield Row(prepared(image[None], through)[0], None, "unlabeled", maker.name, maker.asked[place][0], own)
+
+
+def latents(generator: Generator, seeds: Sequence[int]) -> Tensor:
+    """z of each seed, whatever the others are."""
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn(generator.latent_shape, generator=source) for source in sources])
 
 
 def prepared(x: Tensor, through: Through | None) -> Tensor:
