@@ -13,7 +13,7 @@ from semisynth.data.parquet import Parquet
 from semisynth.errors import UserError
 from semisynth.evaluate import calibration_error, logits
 from semisynth.mixed import HIDDEN, POOL, REAL
-from semisynth.recipes import single
+from semisynth.recipes import restore
 from semisynth.recipes.config import Config
 from semisynth.separable import rank_auroc
 from semisynth.weights import write_json
@@ -32,7 +32,7 @@ def score(run: Path, hidden: Path, device: torch.device) -> dict[str, Any]:
     share "taken" for synthetic, the number "queued" at any time, and the "accuracy" of the classifier on those that
     show a class of the data, None without any. Raises `UserError` for another method, and for another pool's table.
     """
-    config, model, data = single.trained(run, device)
+    config, model, data = restore.trained(run, device)
     memory = _memory(run, config)
     table = _hidden(hidden, config)
     assert data.unlabeled is not None, "a mix has unlabeled images"

@@ -24,7 +24,7 @@ from semisynth.data.decode import Preparation
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, choose
 from semisynth.evaluate import logits
-from semisynth.recipes import single
+from semisynth.recipes import restore, single
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
 FILE = "estimator.json"
@@ -144,7 +144,7 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             run = Path(folder) / "run"
             self.result_ = single.fit(config, run, show=self.verbose, data=data, study=False)
             self.config_ = config.flat()
-            self.model_ = single.classifier(run, torch.device("cpu"))[1]
+            self.model_ = restore.classifier(run, torch.device("cpu"))[1]
         return self
 
     def predict(self, X: Any) -> Array:
@@ -208,7 +208,7 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / FILE} is not as save wrote it ({error!r}): restore it.") from error
         found.config_, found.result_ = (weights.read_json(path / f"{name}.json") for name in ("config", "result"))
-        found.model_ = single.classifier(path, torch.device("cpu"))[1]
+        found.model_ = restore.classifier(path, torch.device("cpu"))[1]
         return found
 
     def _rows(self, X: Any, reset: bool) -> Array:

@@ -23,7 +23,7 @@ from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between
 from semisynth.log import console, watched
-from semisynth.recipes import single
+from semisynth.recipes import restore
 
 NAMED = 5  # unreadable images, or classes, that an error names
 
@@ -50,7 +50,7 @@ class Predictor:
     def of(run: Path, device: str = "auto") -> Predictor:
         """Of a finished run, without its data; `UserError` if there is none."""
         on = resolve(device)
-        _, model, classes, preparation = single.classifier(run, on)
+        _, model, classes, preparation = restore.classifier(run, on)
         return Predictor(model, classes, preparation, calibration.temperature(run), on)
 
     def logits(self, x: npt.NDArray[np.uint8]) -> Tensor:
@@ -154,7 +154,7 @@ def measure(
 def measure_again(run: Path, split: str = "test", device: str = "auto") -> dict[str, Any]:
     """What the classifier of a run gets right of a split of its own data: as `evaluate.classify`, and "calibrated"."""
     on = resolve(device)
-    _, model, data = single.trained(run, on)
+    _, model, data = restore.trained(run, on)
     images = data.pool if split == "train" else getattr(data, split)
     z = evaluate.logits(model, images, data.classes, device=on)
     return _measured(z, images.y.cpu(), data.classes, calibration.temperature(run))

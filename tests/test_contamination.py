@@ -15,7 +15,7 @@ from semisynth import contaminated, contamination, mixed, runs
 from semisynth.cli import main
 from semisynth.errors import UserError
 from semisynth.mixed import HIDDEN, POOL, Row
-from semisynth.recipes import single
+from semisynth.recipes import restore, single
 from semisynth.report import page
 from semisynth.separable import rank_auroc
 
@@ -103,7 +103,7 @@ def test_what_is_not_known_is_not_told(tmp_path: Path, capsys: pytest.CaptureFix
 
 def accuracies(out: Path) -> dict[str, float]:
     """How many unlabeled images of each source are of the class that the run predicts."""
-    _, model, data = single.trained(out, torch.device("cpu"))
+    _, model, data = restore.trained(out, torch.device("cpu"))
     assert data.unlabeled is not None
     right: dict[str, list[bool]] = {"real": [], "one": [], "two": []}
     for i, c in enumerate(model(data.unlabeled.x.float() / 255).argmax(1).tolist()):

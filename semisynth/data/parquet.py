@@ -158,3 +158,13 @@ def write(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
 
     with weights.replacing(path) as beside:
         parquet.write_table(pyarrow.table(dict(columns)), beside, row_group_size=ROWS)
+
+
+def pixels(cell: bytes) -> Tensor:
+    """The image (c, h, w) uint8 that `png` made a cell of."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    found = torch.from_numpy(np.array(Image.open(io.BytesIO(cell))))
+    return found[None] if found.ndim == 2 else found.permute(2, 0, 1)

@@ -11,7 +11,7 @@ from torch import nn
 from semisynth.errors import UserError, choose
 from semisynth.generators.adapted import Adapted as Adapted
 from semisynth.generators.adapted import Adapter as Adapter
-from semisynth.generators.diffusion import Diffusion, denoiser_of
+from semisynth.generators.diffusion import MEDIUM, Diffusion, denoiser_of
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
@@ -37,7 +37,7 @@ def load(name: str) -> Generator:
         raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
-        generator, trained = _built(tuple(result["shape"]), result["classes"], options)
+        generator, trained = _built(tuple(result["shape"]), result["classes"], options, config.get("judge"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: config.json or result.json is not as fit wrote it ({error!r}): restore it."
@@ -46,11 +46,14 @@ def load(name: str) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def _built(shape: tuple[int, int, int], classes: int, options: Mapping[str, Any]) -> tuple[Generator, nn.Module]:
+def _built(
+    shape: tuple[int, int, int], classes: int, options: Mapping[str, Any], judge: str | None
+) -> tuple[Generator, nn.Module]:
     """The generator that a run's options describe, and the part of it that the run trained."""
     if options["name"] == "edm":
-        denoiser = denoiser_of(shape, classes, options["network"], options["patch"], options["deviation"])
-        return Diffusion(denoiser, options["sampler_steps"], options["guidance"]), denoiser
+        denoiser = denoiser_of(shape, classes, options["network"], options["patch"], options["deviation"], bool(judge))
+        hard = options.get("hard", MEDIUM)  # runs of an earlier version have no such option
+        return Diffusion(denoiser, options["sampler_steps"], options["guidance"], hard=hard), denoiser
     generator = ConditionalGenerator(shape, classes, options["latent"], options["width"])
     return generator, generator
 

@@ -21,41 +21,59 @@ from semisynth.models.uvit import UViT
 from semisynth.twice import twice
 
 Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
+TOLD, MEDIUM = 32, 0.5  # numbers that difficulty adds to the condition; the difficulty where none is asked for
 LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced (EDM, table 1)
 
 
 class Denoiser(nn.Module):
     """denoiser(x, sigma, y) -> denoised: the mean of images in [-1, 1] given them with noise of deviation sigma.
 
-    x (n, c, h, w); sigma (n,); y labels (n,), class vectors (n, classes), or None for the mean over all classes. The
-    network gets an input of unit variance and need not undo noise that hardly is there (EDM, eq. 7 and table 1).
-    network: (x, level (n,), vectors (n, classes + 1), the last one for no class) -> (n, c, h, w).
+    x (n, c, h, w); sigma (n,); y labels (n,), class vectors (n, classes), or None for the mean over all classes; hard
+    (n,) in [0, 1], how hard the images of a class are, for a denoiser that is `told`. The network gets an input of unit
+    variance and need not undo noise that hardly is there (EDM, eq. 7 and table 1).
+    network: (x, level (n,), vectors (n, classes + 1 + told), of these the place after the classes for none, and what a
+    perceptron says of class and difficulty behind it) -> (n, c, h, w).
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], classes: int, deviation: float = 0.5) -> None:
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, int, int], classes: int, deviation: float = 0.5, told: int = 0
+    ) -> None:
         super().__init__()
         self.network, self.shape, self.classes, self.deviation = network, shape, classes, deviation
+        self.tell = nn.Sequential(nn.Linear(classes + 1, 64), nn.SiLU(), nn.Linear(64, told)) if told else None
 
-    def forward(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, y: Tensor | None = None, hard: Tensor | None = None) -> Tensor:
         """c_skip x + c_out F(c_in x; c_noise)."""
         s, data = sigma.view(-1, 1, 1, 1), self.deviation
         total = s.square() + data**2
-        out = self.network(x * total.rsqrt(), sigma.log() / 4, self.condition(y, x))
+        out = self.network(x * total.rsqrt(), sigma.log() / 4, self.condition(y, hard, x))
         denoised: Tensor = x * (data**2 / total) + out * (s * data * total.rsqrt())
         return denoised
 
-    def condition(self, y: Tensor | None, like: Tensor) -> Tensor:
-        """Class vectors with a place more, which is one where there is no class; a label -1 means none too."""
+    def condition(self, y: Tensor | None, hard: Tensor | None, like: Tensor) -> Tensor:
+        """Class vectors with a place more, which is one where there is no class; a label -1 means none too.
+
+        Where there is none, nothing is told of difficulty.
+        """
         if y is None:
             y = torch.full((len(like),), -1, device=like.device)
         if y.ndim == 1:
-            return vectors(torch.where(y < 0, self.classes, y), self.classes + 1, like)
-        return torch.cat([y, torch.zeros_like(y[:, :1])], 1)
+            y = vectors(torch.where(y < 0, self.classes, y), self.classes + 1, like)
+        else:
+            y = torch.cat([y, torch.zeros_like(y[:, :1])], 1)
+        if self.tell is None:
+            return y
+        hard = like.new_full((len(like),), MEDIUM) if hard is None else hard
+        told: Tensor = self.tell(torch.cat([y[:, :-1], hard[:, None]], 1))
+        return torch.cat([y, told * (1 - y[:, -1:])], 1)
 
 
-def denoiser_of(shape: tuple[int, int, int], classes: int, size: str, patch: int, deviation: float) -> Denoiser:
-    """A U-ViT as a denoiser."""
-    return Denoiser(UViT(shape, classes + 1, size, patch), shape, classes, deviation)
+def denoiser_of(
+    shape: tuple[int, int, int], classes: int, size: str, patch: int, deviation: float, told: bool = False
+) -> Denoiser:
+    """A U-ViT as a denoiser; told: whether it is told how hard an image is."""
+    width = TOLD if told else 0
+    return Denoiser(UViT(shape, classes + 1 + width, size, patch), shape, classes, deviation, width)
 
 
 def levels(steps: int, low: float = LOWEST, high: float = HIGHEST, rho: float = RHO) -> list[float]:
@@ -65,15 +83,22 @@ def levels(steps: int, low: float = LOWEST, high: float = HIGHEST, rho: float = 
     return [(ends[0] + part * (ends[1] - ends[0])) ** rho for part in parts] + [0.0]
 
 
-def guided(denoiser: nn.Module, y: Tensor | None, weight: float, interval: tuple[float, float]) -> Denoise:
+def guided(
+    denoiser: nn.Module,
+    y: Tensor | None,
+    weight: float,
+    interval: tuple[float, float],
+    hard: Tensor | None = None,
+) -> Denoise:
     """(x, sigma) -> D(x, sigma) + weight (D(x, sigma, y) - D(x, sigma)) within the interval, D(x, sigma, y) outside it.
 
-    At weight 1 these are the same, and the unconditional pass is left out.
+    At weight 1 these are the same, and the unconditional pass is left out. hard: told with y, if given.
     """
+    condition = (y,) if hard is None else (y, hard)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         level = x.new_full((len(x),), sigma)
-        conditional: Tensor = denoiser(x, level, y)
+        conditional: Tensor = denoiser(x, level, *condition)
         if y is None or weight == 1 or not interval[0] <= sigma <= interval[1]:
             return conditional
         return torch.lerp(denoiser(x, level), conditional, weight)
@@ -109,7 +134,7 @@ class Diffusion(Generator):
     Each step is computed again on the way back, so the memory of a gradient does not grow with the steps.
 
     steps: of Heun's method, two passes of the network each; guidance: weight of the class, 1 for none; interval: noise
-    levels at which it applies.
+    levels at which it applies; hard: how hard the images are, in [0, 1], where the denoiser is told.
     """
 
     def __init__(
@@ -118,15 +143,22 @@ class Diffusion(Generator):
         steps: int = 18,
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, math.inf),
+        hard: float = MEDIUM,
     ) -> None:
         super().__init__()
         between(1, 10_000, steps=steps)
         between(0, 100, guidance=guidance)
+        between(0, 1, hard=hard)
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
-        self.sigmas, self.guidance, self.interval = levels(steps), guidance, interval
+        self.sigmas, self.guidance, self.interval, self.hard = levels(steps), guidance, interval, hard
 
-    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """z (n, c, h, w), y labels (n,), class vectors or None for images of any class -> images in [0, 1]."""
-        denoise = guided(self.denoiser, y, self.guidance, self.interval)
+    def forward(self, z: Tensor, y: Tensor | None = None, hard: Tensor | None = None) -> Tensor:
+        """z (n, c, h, w), y labels (n,), class vectors or None for images of any class -> images in [0, 1].
+
+        hard (n,): how hard each is to be, in place of the same for all.
+        """
+        if self.denoiser.tell is not None and hard is None:
+            hard = z.new_full((len(z),), self.hard)
+        denoise = guided(self.denoiser, y, self.guidance, self.interval, hard)
         found = heun(denoise, z * self.sigmas[0], self.sigmas, remember=False)
         return ((found + 1) / 2).clamp(0, 1)

@@ -8,6 +8,7 @@ from semisynth.methods.freematch import FreeMatch as FreeMatch
 from semisynth.methods.gan import GAN as GAN
 from semisynth.methods.gda import GDA as GDA
 from semisynth.methods.iomatch import IOMatch as IOMatch
+from semisynth.methods.linearprobe import LinearProbe as LinearProbe
 from semisynth.methods.meanteacher import MeanTeacher as MeanTeacher
 from semisynth.methods.mgr import MGR as MGR
 from semisynth.methods.mpssl import MPSSL as MPSSL

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from semisynth import noise
+from semisynth.difficulty import Judge
 from semisynth.errors import between
-from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of
+from semisynth.generators.diffusion import MEDIUM, Denoiser, Diffusion, denoiser_of
 from semisynth.generators.protocol import in_turn
 from semisynth.method import Batch, Losses, Method, Update
 
@@ -23,7 +24,8 @@ MEAN, DEVIATION = -1.2, 1.2  # of the logarithm of sigma in training (EDM, table
 class EDM(Method):
     """E[ lambda(sigma) || D(x + sigma n; sigma, y) - x ||^2 ] with ln sigma ~ N(-1.2, 1.2^2) (EDM, eq. 2 and table 1).
 
-    lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1].
+    lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1]. With a
+    judge, D is told how hard an image of its class is, too (`difficulty`).
 
     Args:
         network: size of the U-ViT: tiny, small, mid, large or huge
@@ -32,6 +34,7 @@ class EDM(Method):
         deviation: sigma_data, of the pixels
         sampler_steps: of Heun's method, with which it is a generator
         guidance: weight of the class in sampling, 1 for none
+        hard: how hard the sampled images are, from 0 to 1, where --judge told it of those it learns from
         model_lr: of AdamW
     """
 
@@ -43,6 +46,7 @@ class EDM(Method):
         self,
         shape: tuple[int, int, int],
         classes: int,
+        judge: Judge | None,
         *,
         network: str = "tiny",
         patch: int = 4,
@@ -50,16 +54,17 @@ class EDM(Method):
         deviation: float = 0.5,
         sampler_steps: int = 18,
         guidance: float = 1.0,
+        hard: float = MEDIUM,
         model_lr: float = 2e-3,
     ) -> None:
         super().__init__()
         between(0, 1, drop=drop)
-        self.model = denoiser_of(shape, classes, network, patch, deviation)
-        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance)
-        self.drop, self.model_lr = drop, model_lr
+        self.model = denoiser_of(shape, classes, network, patch, deviation, told=judge is not None)
+        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance, hard=hard)
+        self.judge, self.drop, self.model_lr = judge, drop, model_lr
 
     def updates(self) -> dict[str, Update]:
-        optimizer = partial(torch.optim.AdamW, lr=self.model_lr, betas=(0.9, 0.99), weight_decay=0.0)
+        optimizer = partial(torch.optim.AdamW, lr=self.model_lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         return {"denoiser": Update(self.model, self.loss, optimizer=optimizer)}
 
     def loss(self, batch: Batch) -> Losses:
@@ -68,7 +73,8 @@ class EDM(Method):
         sigma = (MEAN + DEVIATION * noise.normal(n, like=x)).exp()
         y = torch.where(noise.uniform(n, like=x) < self.drop, -1, batch.y)
         noisy = x + sigma.view(-1, 1, 1, 1) * noise.normal(*x.shape, like=x)
-        error = (self.model(noisy, sigma, y) - x).square().flatten(1).mean(1)
+        condition = (y,) if self.judge is None else (y, self.judge(batch.x, batch.y))
+        error = (self.model(noisy, sigma, *condition) - x).square().flatten(1).mean(1)
         return Losses({"denoising": (weight(sigma, self.model.deviation) * error).mean()})
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:

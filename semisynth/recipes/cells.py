@@ -67,7 +67,7 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     if not missing:
         return failures
     with (
-        processes.pool(min(workers, len(missing)), _begin) as pool,
+        processes.pool(min(workers, len(missing)), begin) as pool,
         _Bar(name, len(cells), len(cells) - len(missing)) as bar,
     ):
         futures = {pool.submit(_fit, cell): cell for cell in missing}
@@ -153,7 +153,8 @@ def _require_workers(workers: int) -> None:
         raise UserError(f"--workers is {workers}: give at least 1.")
 
 
-def _begin() -> None:
+def begin() -> None:
+    """Prepare a worker of `run`: it computes on one thread."""
     torch.set_num_threads(1)
     processes.begin()
 

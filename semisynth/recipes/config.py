@@ -30,6 +30,7 @@ class Setting:
         generator: glyphs, letters, or the run directory of a gan
         source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
             a fit on --data generator:NAME; for a shipped generator it ships too
+        judge: the run directory of a classifier whose doubt about an image tells method edm how hard it is
         unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
             and what comes without labels
         steps: length of the training
@@ -43,6 +44,7 @@ class Setting:
     init: str = "none"
     generator: str | None = None
     source: str | None = None
+    judge: str | None = None
     unlabeled: Literal["auto", "pool", "generator", "none"] = "auto"
     steps: int = 400
     batch: int = 32
@@ -75,7 +77,7 @@ class Config:
         content = today(content)
         method = content.pop("method", {})
         check(method, dict, f"'method' in {source}")
-        name = str(method.get("name", ""))
+        name = canonical(str(method.get("name", "")))
         options = {key: value for key, value in method.items() if key != "name"}
         known = method_options(name)
         hints = get_type_hints(Setting) | get_type_hints(Reading) | get_type_hints(Engine)
@@ -101,10 +103,15 @@ def method_names() -> list[str]:
     return sorted(key.lower() for key, value in vars(methods).items() if inspect.isclass(value))
 
 
+def canonical(name: str) -> str:
+    """A method's name as it is kept: mp-ssl is mpssl, linear-probe linearprobe."""
+    return name.lower().replace("-", "")
+
+
 def method_class(name: str) -> type[Method]:
     """The method of that name; `UserError` suggests the nearest."""
     known: dict[str, Any] = {key.lower(): value for key, value in vars(methods).items() if inspect.isclass(value)}
-    found: type[Method] = known[choose(name, method_names(), "method")]
+    found: type[Method] = known[choose(canonical(name), method_names(), "method")]
     return found
 
 

@@ -15,21 +15,28 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from semisynth import generators, noise, weights
+from semisynth import charts, generators, noise, quality, weights
 from semisynth.data import parquet
 from semisynth.data.datasets import Images, Reading
+from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between
-from semisynth.evaluate import logits
+from semisynth.evaluate import classify, logits
+from semisynth.evaluate import measure as measured
 from semisynth.generators.diffusion import Diffusion
-from semisynth.recipes import directory, origin, single
+from semisynth.models import Classifier
+from semisynth.recipes import directory, origin, restore, single
 from semisynth.recipes.config import Config, method_class
 from semisynth.recipes.materials import drawn
+from semisynth.recipes.quality import HELD_OUT, compare
 from semisynth.recipes.sampling import latents, prepared
 
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
-DATA = "data.parquet"
+DATA, QUALITY, SHEET = "data.parquet", "quality.json", "sheet.png"
+SPREAD = 0.1  # of the difficulty asked for (arXiv 2411.18109)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class DPT:
     Args:
         data: the data set, as fit's --data
         labels_per_class: labels drawn from its pool by the seed
-        stage1: the method of both classifiers, which reads the rest of the pool: fixmatch, freematch, ...
+        stage1: the method of both classifiers: fixmatch, freematch, ..., which read the rest of the pool, or
+            linear-probe, which learns from what has labels on the features of --init
         init: the classifiers' first features, as fit's --init
         model: the classifier's network, as fit's --model
         steps: of each classifier's training
@@ -50,6 +58,11 @@ class DPT:
         arm: careful keeps the true labels and gives real images a share of the labeled batch; faithful does as
             published, overwriting labels with predictions and letting synthetic images prevail by their number
         real_share: of the labeled batch of the second classifier, in the careful arm
+        difficulty: s; the diffusion model is told how hard the first classifier finds each image, and asked for images
+            about that hard, from 0 to 1, drawn from N(s, 0.1); unless given it is not told
+        labels: what the diffusion model learns from: predicted labels; for comparison, the true ones of every image (an
+            oracle), the labeled images alone, or all images as one class (none), whose samples teach no classifier
+        teach: the second classifier with synthetic images or, for comparison, with the real ones that were given labels
         rounds: how often classifier and diffusion model teach each other
         seed: of the labels and of all training
         device: as fit's --device
@@ -70,6 +83,9 @@ class DPT:
     sampler_steps: int = 18
     arm: Literal["careful", "faithful"] = "careful"
     real_share: float = 0.5
+    difficulty: float | None = None
+    labels: Literal["predicted", "true", "labeled", "none"] = "predicted"
+    teach: Literal["synthetic", "real"] = "synthetic"
     rounds: int = 1
     seed: int = 0
     device: str = "auto"
@@ -81,7 +97,7 @@ class DPT:
         between(0, 10**6, images_per_class=self.images_per_class)
         between(1, 10**6, labels_per_class=self.labels_per_class)
         between(1, 100, rounds=self.rounds)
-        between(0, 1, real_share=self.real_share)
+        between(0, 1, real_share=self.real_share, difficulty=self.difficulty or 0)
         if method_class(self.stage1).task != "classify":
             raise UserError(f"--stage1 {self.stage1} trains no classifier: give a method that does, such as fixmatch.")
 
@@ -93,6 +109,11 @@ class Stage(NamedTuple):
     key: str
 
 
+def several(asked: Sequence[DPT], out: Path) -> list[dict[str, Any]]:
+    """Each in turn, in one directory, so that they share the stages that are alike."""
+    return [dpt(options, out) for options in asked]
+
+
 def dpt(options: DPT, out: Path) -> dict[str, Any]:
     """Run all stages below `out`, or those that are missing; returns what is told of them, also in `out`/dpt.json."""
     work = Work(options, out)
@@ -101,8 +122,11 @@ def dpt(options: DPT, out: Path) -> dict[str, Any]:
     stages = {"classifier-0": classifier}
     for number in range(1, options.rounds + 1):
         made = work.taught(classifier) if options.images_per_class else {}
-        classifier = work.classifier(made.get("images"), number)
-        stages |= {f"{name}-{number}": stage for name, stage in {**made, "classifier": classifier}.items()}
+        stages |= {f"{name}-{number}": stage for name, stage in made.items()}
+        if options.labels == "none":
+            break
+        classifier = work.classifier(made.get("images" if options.teach == "synthetic" else "labels"), number)
+        stages[f"classifier-{number}"] = classifier
     told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
     weights.write_json(out / "dpt.json", told)
     return told
@@ -129,7 +153,8 @@ class Work:
         if number == 0:
             config = replace(self.config, setting=replace(self.config.setting, **kinds))
             return self._fit("classifier", config, [])
-        asked = {"arm": options.arm, "share": self._share()} if images else {"base": self.config.flat()}
+        asked: dict[str, Any] = {"arm": options.arm, "share": self._share(), "teach": options.teach} if images else {}
+        asked |= {} if images else {"base": self.config.flat()}
         data = self._stage("data", asked, [images] if images else [], self._rows(images))
         setting = {**self.written, "data": str(data.path / DATA), "labels_per_class": 0, **kinds}
         return self._fit("classifier", self._config(options.stage1, options.classifier, **setting), [data])
@@ -137,14 +162,20 @@ class Work:
     def taught(self, classifier: Stage) -> dict[str, Stage]:
         """What a classifier teaches: labels, the diffusion model of these, and its images."""
         labels = self.labels(classifier)
-        diffusion = self.diffusion(labels)
-        return {"labels": labels, "diffusion": diffusion, "images": self.images(diffusion)}
+        if self.options.teach == "real":
+            return {"labels": labels}
+        diffusion = self.diffusion(labels, classifier if self.options.difficulty is not None else None)
+        images = self.images(diffusion)
+        measures = self.quality(images, classifier)
+        return {"labels": labels, "diffusion": diffusion, "images": images, "quality": measures}
 
     def labels(self, classifier: Stage) -> Stage:
         """All images for training, with the classes that the classifier takes them for or, careful, that are known."""
+        if self.options.labels != "predicted":
+            return self._compared()
 
         def make() -> Iterable[list[Any]]:
-            _, model, _ = single.trained(classifier.path, resolve(self.options.device))
+            _, model, _ = restore.trained(classifier.path, resolve(self.options.device))
             images = self.labeled.join(self.rest)
             y = logits(model, images, self.data.classes, device=resolve(self.options.device)).argmax(1)
             if self.options.arm == "careful":
@@ -153,15 +184,33 @@ class Work:
 
         return self._stage("labels", {"arm": self.options.arm}, [classifier], make)
 
-    def diffusion(self, labels: Stage) -> Stage:
-        """The class-conditional model of these labels."""
-        setting = {**self.written, "data": str(labels.path / DATA), "steps": self.options.diffusion_steps, "batch": 64}
-        return self._fit("diffusion", self._config("edm", self.options.diffusion, **setting), [labels])
+    def _compared(self) -> Stage:
+        """What the diffusion model learns from where no classifier teaches it."""
+        kind, data = self.options.labels, self.data
+        images, classes = self.labeled if kind == "labeled" else data.pool, data.classes
+        # All images are the same for every draw of labels, and so is what is learned from them.
+        asked: dict[str, Any] = {"labels": kind, "data": self.options.data, **asdict(self.options.reading)}
+        asked |= {"per class": self.options.labels_per_class, "seed": self.options.seed} if kind == "labeled" else {}
+        if kind == "none":
+            images, classes = images if data.unlabeled is None else images.join(data.unlabeled), ("any",)
+            images = Images(images.x, torch.zeros_like(images.y))
+        elif data.unlabeled is not None and kind == "true":
+            raise UserError(f"--labels true: some images of {self.options.data} have no label: leave it out.")
+        return self._stage("labels", asked, [], lambda: _rows(images, classes, "train"))
+
+    def diffusion(self, labels: Stage, judge: Stage | None = None) -> Stage:
+        """The class-conditional model of these labels, told by a classifier how hard each image is if one is given."""
+        inputs = {"data": (labels, str(labels.path / DATA))} | ({"judge": (judge, str(judge.path))} if judge else {})
+        setting = {**self.written, **{name: path for name, (_, path) in inputs.items()}}
+        setting |= {"steps": self.options.diffusion_steps, "batch": 64}
+        config = self._config("edm", self.options.diffusion, **setting)
+        return self._fit("diffusion", config, [stage for stage, _ in inputs.values()])
 
     def images(self, diffusion: Stage) -> Stage:
         """Exactly so many images of each class that has labels, in shards that are finished one after the other."""
         options = self.options
-        asked = {"guidance": options.guidance, "steps": options.sampler_steps, "each": options.images_per_class}
+        asked: dict[str, float | None] = {"guidance": options.guidance, "steps": options.sampler_steps}
+        asked |= {"each": options.images_per_class, "difficulty": options.difficulty}
         stage = self._named("images", asked, [diffusion])
         names, device = generators.class_names(str(diffusion.path)), resolve(options.device)
         total = options.images_per_class * len(names)
@@ -175,6 +224,36 @@ class Work:
                 self._make(generator, names, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
         return stage
 
+    def quality(self, images: Stage, classifier: Stage) -> Stage:
+        """What they look like, and their quality by the features of the classifier that they come from."""
+        stage = self._named("quality", {"labels": self.options.labels}, [images, classifier])
+        if (stage.path / QUALITY).exists():
+            return stage
+        device, made = resolve(self.options.device), self.made(images)
+        directory.make(stage.path)
+        with weights.replacing(stage.path / SHEET) as beside:
+            classes = len(made.y.unique())
+            some = torch.cat(list(made.subset(torch.arange(min(10 * classes, len(made)))).batches(SHARD)))
+            beside.write_bytes(charts.sheet(to_float(some).numpy(), classes))
+        _, model, names, _ = restore.classifier(classifier.path, device)
+        assert isinstance(model, Classifier)
+        found: dict[str, Any] = {}
+        if len(made) > quality.NEIGHBOURS:
+            sets = {"synthetic": made, HELD_OUT: self.data.test}
+            found = compare(model, self.labeled.join(self.rest), sets, device)
+        if self.options.labels != "none":
+            agreed = classify(model, made, names, device=device)["per_class"]
+            found["agreement"] = {name: told["accuracy"] for name, told in agreed.items()}
+        weights.write_json(stage.path / QUALITY, found)
+        return stage
+
+    def made(self, images: Stage) -> Images:
+        """The images of all shards, with the classes that they were asked for."""
+        rows = [row for i in self._shards(images) for row in parquet.read(i, ("image", "label"))]
+        classes = ("any",) if self.options.labels == "none" else self.data.classes
+        x = torch.stack([parquet.pixels(image) for image, _ in rows])
+        return Images(x, torch.tensor([classes.index(label) for _, label in rows]))
+
     # ---- parts of a stage -------------------------------------------------------------------------------------------
 
     def _make(self, generator: Diffusion, classes: Sequence[str], numbers: range, path: Path) -> None:
@@ -182,11 +261,25 @@ class Work:
         seeds = [noise.derive("dpt image", self.options.seed, i) for i in numbers]
         z = latents(generator, seeds)
         y = torch.tensor([i % generator.classes for i in numbers])
+        hard = self._hard(seeds)
         device = next(generator.parameters()).device
         with torch.no_grad():
-            x = prepared(generator(z.to(device), y.to(device)), None).cpu()
+            asked = [part.to(device) for part in (z, y, hard) if part is not None]
+            x = prepared(generator(*asked), None).cpu()
         labels = [classes[c] for c in y.tolist()]
         parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
+
+    def _hard(self, seeds: Sequence[int]) -> Tensor | None:
+        """How hard each image is asked to be."""
+        if self.options.difficulty is None:
+            return None
+        spread = [
+            torch.randn((), generator=torch.Generator().manual_seed(noise.derive("hard", seed))) for seed in seeds
+        ]
+        return (self.options.difficulty + SPREAD * torch.stack(spread)).clamp(0, 1)
+
+    def _shards(self, stage: Stage) -> list[Path]:
+        return sorted(stage.path.glob("*.parquet"))
 
     def _shard(self, stage: Stage, i: int) -> Path:
         return stage.path / f"{i:05}.parquet"
@@ -196,8 +289,10 @@ class Work:
 
         def make() -> Iterable[list[Any]]:
             made = 0
-            for shard in sorted(images.path.glob("*.parquet")) if images else ():
-                for row in parquet.read(shard, ("image", "label")):
+            for shard in self._shards(images) if images else ():
+                rows = parquet.read(shard, ("image", "label"))
+                # The labeled images come first among the real ones that were given labels, and are added below.
+                for row in rows if self.options.teach == "synthetic" else list(rows)[len(self.labeled) :]:
                     made += 1
                     yield [*row, "train"]
             yield from self._repeats(made) * [*_rows(self.labeled, self.data.classes, "train")]
@@ -225,7 +320,8 @@ class Work:
 
     def _fit(self, name: str, config: Config, inputs: Sequence[Stage]) -> Stage:
         """A run directory."""
-        asked = config.flat() | ({"data": "the input"} if inputs else {})
+        flat = config.flat()
+        asked = flat | {name: "the input" for name in ("data", "judge") if inputs and flat[name] is not None}
         stage = self._named(name, asked, inputs)
         single.fit(config, stage.path, name=name, study=False)
         return stage
@@ -249,10 +345,31 @@ class Work:
     def told(self, name: str, stage: Stage) -> dict[str, Any]:
         """What is known of a finished stage."""
         found: dict[str, Any] = {"path": str(stage.path)}
-        if name.startswith("classifier"):
+        kind = name.partition("-")[0]
+        if kind in ("classifier", "diffusion"):
             result = weights.read_json(stage.path / "result.json")
+            found["seconds"] = result["seconds"]
             found |= {split: result[split]["accuracy"] for split in ("validation", "test") if split in result}
+        elif kind == "quality":
+            found |= weights.read_json(stage.path / QUALITY)
+        elif kind == "labels" and self.options.labels == "predicted":
+            found |= self._right(stage)
         return found
+
+    def _right(self, labels: Stage) -> dict[str, Any]:
+        """How many of a classifier's labels are right, and of each class, where the data say."""
+        truth = self.labeled.join(self.rest).y
+        given = [self.data.classes.index(label) for (label,) in parquet.read(labels.path / DATA, ("label",))]
+        known = truth >= 0
+        votes = F.one_hot(torch.tensor(given)[known], len(self.data.classes)).double()
+        if not len(votes):
+            return {}
+        found = measured(votes, truth[known], self.data.classes)
+        each = {
+            name: {"precision": told["precision"], "recall": told["accuracy"]}
+            for name, told in found["per_class"].items()
+        }
+        return {"accuracy": found["accuracy"], "per_class": each}
 
 
 def _rows(images: Images, classes: Sequence[str], split: str) -> Iterator[list[Any]]:

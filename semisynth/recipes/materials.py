@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from semisynth.augment.policies import Strong, Weak
 from semisynth.data import splits
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
+from semisynth.difficulty import Judge
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator, source
 from semisynth.method import Update
-from semisynth.recipes import origin
+from semisynth.recipes import origin, restore
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
 
@@ -55,8 +57,7 @@ class Materials:
         """`UserError` for an option that this method would pass over in silence."""
         config, name = self.config, self.config.method
         unread: list[tuple[object, object, tuple[str, ...]]] = []
-        if "source" not in parts:
-            unread.append((config.setting, Setting(), ("source",)))
+        unread += [(config.setting, Setting(), (part,)) for part in ("source", "judge") if part not in parts]
         if "model" not in parts:
             unread.append((config.setting, Setting(), ("model", "init")))
         updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
@@ -65,7 +66,7 @@ class Materials:
         for given, default, fields in unread:
             for field in fields:
                 if getattr(given, field) != getattr(default, field):
-                    own = "" if field == "source" else "; it has options of its own"
+                    own = "" if field in ("source", "judge") else "; it has options of its own"
                     raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
 
     def _adapted(self, generator: Generator | None) -> generators.Permuted | None:
@@ -84,6 +85,7 @@ class Materials:
             "model": lambda: self._model(setting, data),
             "generator": lambda: self.generator,
             "source": self._source,
+            "judge": self._judge,
             "weak": lambda: Weak(data.flip),
             "strong": lambda: Strong(data.flip),
             "shape": lambda: data.shape,
@@ -97,6 +99,17 @@ class Materials:
         setting = self.config.setting
         assert setting.generator and self.generator and self.made, "a source reads for a generator"
         return source.load(setting.source, setting.generator, self.generator, self.made, self.data.shape)
+
+    def _judge(self) -> Judge | None:
+        run, data = self.config.setting.judge, self.data
+        if run is None:
+            return None
+        _, classifier, names, prepared = restore.classifier(Path(run), self.device)
+        if unknown := sorted({*data.classes} - {*names}):
+            raise UserError(f"--judge {run} knows no class '{unknown[0]}': give a classifier of these images.")
+        if (prepared.channels, *prepared.size) != data.shape:
+            raise UserError(f"--judge {run} reads images of another shape than {data.shape}: give one of these images.")
+        return Judge(classifier, torch.tensor([names.index(name) for name in data.classes]))
 
     def _model(self, setting: Setting, data: Dataset) -> nn.Module:
         model = models.build(setting.model, data.shape[0], len(data.classes))

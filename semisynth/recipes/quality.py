@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from semisynth.data.stream import to_float
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
 from semisynth.models import Classifier
-from semisynth.recipes import single
+from semisynth.recipes import restore
 
 TOGETHER = 500  # images at a time
 HELD_OUT = "held-out real images"
@@ -44,16 +44,26 @@ def measure(
         sizes = [" x ".join(map(str, data.shape)) for data in (made, real)]
         raise UserError(f"{images} has images of {sizes[0]}, and {reference} of {sizes[1]}: give images of one size.")
     model, classes = _model(features, real, torch.device(device))
-    sets = {images: _all(made), "reference": _all(real), HELD_OUT: real.test}
-    count = min(len(found) for found in sets.values() if len(found))
-    seen = {name: _features(model, found, count, device) for name, found in sets.items() if len(found)}
-    against = seen.pop("reference")
-    told = {name: asdict(quality.measure(against, found)) for name, found in seen.items()}
+    found = compare(model, _all(real), {images: _all(made), HELD_OUT: real.test}, device)
     labeled = made.pool
     accuracy = None
     if classes == made.classes and len(labeled):
         accuracy = classify(model, labeled, classes, device=device)["accuracy"]
-    return {"features": features, "images": count, "measures": told, "class_accuracy": accuracy}
+    return {"features": features, **found, "class_accuracy": accuracy}
+
+
+def compare(
+    model: Classifier, reference: Images, sets: Mapping[str, Images], device: torch.device | str
+) -> dict[str, Any]:
+    """`Quality` of each set that is not empty against the reference, on as many images of each: all that all have."""
+    sets = {name: found for name, found in {**sets, "": reference}.items() if len(found)}
+    count = min(map(len, sets.values()))
+    seen = {name: _features(model, found, count, device) for name, found in sets.items()}
+    against = seen.pop("")
+    return {
+        "images": count,
+        "measures": {name: asdict(quality.measure(against, found)) for name, found in seen.items()},
+    }
 
 
 def told(found: dict[str, Any]) -> str:
@@ -69,7 +79,7 @@ def told(found: dict[str, Any]) -> str:
 def _model(features: str, data: Dataset, device: torch.device) -> tuple[Classifier, tuple[str, ...] | None]:
     """The network whose features are used and, of a run, its classes."""
     if features != "foundation":
-        _, model, classes, _ = single.classifier(Path(features), device)
+        _, model, classes, _ = restore.classifier(Path(features), device)
         assert isinstance(model, Classifier)
         return model, classes
     model = models.build("small-cnn", data.shape[0], len(data.classes))

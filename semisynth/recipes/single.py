@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from semisynth import calibration, card, charts, distributed, environment, generators, insight, models, noise, weights
+from semisynth import calibration, card, charts, distributed, environment, generators, insight, noise, weights
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
-from semisynth.data.decode import Preparation
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError
@@ -20,7 +18,7 @@ from semisynth.evaluate import classify
 from semisynth.log import console
 from semisynth.method import Batch
 from semisynth.recipes import directory, origin
-from semisynth.recipes.config import Config, method_class, today
+from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
 
 
@@ -146,51 +144,3 @@ def _study(materials: Materials) -> dict[str, Tensor]:
     x = to_float(torch.cat(list(some.batches(len(some)))).to(device))
     with noise.seeded(seed, "insight"):
         return materials.method.study(Batch(x, some.y.to(device), x[:0], torch.empty(0, dtype=torch.int64)))
-
-
-def trained(run: Path, device: torch.device) -> tuple[Config, nn.Module, Dataset]:
-    """The configuration, the averaged classifier and the data of a finished run.
-
-    `UserError` if there is none, or if the user's own images are no longer those that it was made from.
-    """
-    config, model, _, preparation = classifier(run, device)
-    name = config.setting.data
-    if not datasets.is_own(name):
-        return config, model, datasets.load(name, config.reading)
-    channels: Literal["gray", "rgb"] = "gray" if preparation.channels == 1 else "rgb"
-    data = datasets.load(name, replace(config.reading, size=preparation.size[0], channels=channels))
-    result = weights.read_json(run / "result.json")
-    if differ := origin.differences({**result["data"], "class_names": result["class_names"]}, data):
-        raise UserError(f"the data are not those of the run, {differ}: give --data to measure on other images.")
-    return config, model, data
-
-
-def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tuple[str, ...], Preparation]:
-    """The configuration, the averaged classifier, the names of its classes, and how images are prepared for it.
-
-    Data that the user brought are not needed again; for a set that is built in, images are cropped. `UserError` if
-    `run` holds no finished classifier.
-    """
-    config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
-    if method_class(config.method).task != "classify":
-        raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
-    if not (run / "result.json").exists():
-        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
-    names, preparation = _images(config, run / "result.json")
-    model = models.build(config.setting.model, preparation.channels, len(names))
-    weights.load_into(model, run / "model.safetensors")
-    return config, model.to(device).eval(), names, preparation
-
-
-def _images(config: Config, file: Path) -> tuple[tuple[str, ...], Preparation]:
-    """Classes and preparation, from the result or, where an earlier version wrote that, from the data set."""
-    result = weights.read_json(file)
-    if "data" not in result:
-        data = datasets.load(config.setting.data)
-        return data.classes, Preparation(data.shape[1:], data.shape[0], "crop")
-    try:
-        names, told = tuple(map(str, result["class_names"])), result["data"]
-        height, width = map(int, told["size"])
-        return names, Preparation((height, width), int(told["channels"]), told["fit"] or "crop")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{file} is not as fit wrote it ({error!r}): restore it.") from error

@@ -16,7 +16,7 @@ from semisynth.data import datasets
 from semisynth.data.through import Through
 from semisynth.errors import UserError
 from semisynth.generators.gan import ConditionalGenerator
-from semisynth.recipes.single import trained
+from semisynth.recipes.restore import trained
 from semisynth.separable import auroc
 from semisynth.weights import SHIPPED
 

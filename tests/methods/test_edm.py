@@ -12,6 +12,7 @@ import zoo
 from torch import Tensor
 
 from semisynth import generators, noise
+from semisynth.difficulty import Judge
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import Diffusion
 from semisynth.methods import EDM
@@ -20,8 +21,8 @@ from semisynth.recipes import single
 from semisynth.recipes.mix import Mix, mix
 
 
-def edm(**options: Any) -> EDM:
-    return EDM(zoo.SHAPE, zoo.CLASSES, **{"patch": 4, **options}).double()
+def edm(judge: Judge | None = None, **options: Any) -> EDM:
+    return EDM(zoo.SHAPE, zoo.CLASSES, judge, **{"patch": 4, **options}).double()
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5, 1.0])

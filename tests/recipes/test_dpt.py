@@ -44,7 +44,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_all_stages_are_told(made: tuple[Path, dict[str, Any]]) -> None:
     out, told = made
-    assert list(told["stages"]) == ["classifier-0", "labels-1", "diffusion-1", "images-1", "classifier-1"]
+    assert list(told["stages"]) == ["classifier-0", "labels-1", "diffusion-1", "images-1", "quality-1", "classifier-1"]
     assert told == weights.read_json(out / "dpt.json") | {"options": told["options"]}
     for name in ("classifier-0", "classifier-1"):
         result = weights.read_json(Path(told["stages"][name]["path"]) / "result.json")
@@ -123,7 +123,7 @@ def test_only_what_depends_on_an_option_is_made_again(made: tuple[Path, dict[str
             patch.setattr(recipe.Work, "_make", lambda *a: None)
             patch.setattr(recipe.generators, "load", lambda name: recipe.Diffusion(torch.nn.Identity()))
             patch.setattr(recipe.parquet, "write", lambda *a: None)
-            patch.setattr(recipe.single, "trained", lambda *a: (None, None, None))
+            patch.setattr(recipe.restore, "trained", lambda *a: (None, None, None))
             patch.setattr(recipe, "logits", lambda m, i, *a, **k: torch.zeros(len(i), 10))
             classifier = other.classifier(None, 0)
             labels = other.labels(classifier)

@@ -17,7 +17,7 @@ from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.recipes import quality as recipe
-from semisynth.recipes import single
+from semisynth.recipes import restore, single
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_measures_are_those_of_the_runs_features(run: Path, tmp_path: Path, caps
     command = ["quality", str(tmp_path / "made.npz"), "--reference", "digits-pool", "--features", str(run)]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    _, model, _, _ = single.classifier(run, torch.device("cpu"))
+    _, model, _, _ = restore.classifier(run, torch.device("cpu"))
     count = 150
     assert found["images"] == count
     sets = {"real": data.pool, "held": data.test, "made": data.validation}

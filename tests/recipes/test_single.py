@@ -23,7 +23,7 @@ from semisynth.data.datasets import Reading
 from semisynth.data.decode import Preparation
 from semisynth.errors import UserError
 from semisynth.evaluate import classify
-from semisynth.recipes import cells, single
+from semisynth.recipes import cells, restore, single
 from semisynth.recipes.config import Config
 from semisynth.recipes.materials import Materials
 from semisynth.weights import SHIPPED
@@ -58,7 +58,7 @@ def test_a_run_directory_is_whole(run):
 
 def test_the_result_is_that_of_the_averaged_weights(run):
     result, data = json.loads((run / "result.json").read_text()), datasets.load("digits")
-    config, model, found = single.trained(run, CPU)
+    config, model, found = restore.trained(run, CPU)
     assert found is data and config == tiny.config("supervised", checkpoint_every=2, evaluate_every=3)
     assert not model.training
     assert result["test"] == classify(model, data.test, data.classes)
@@ -195,20 +195,20 @@ def test_a_generator_is_the_average_of_the_trained_one(generator):
 
 def test_only_a_finished_classifier_is_trained(run, generator, tmp_path):
     with pytest.raises(UserError, match="holds a generator, not a classifier"):
-        single.trained(Path(generator), CPU)
+        restore.trained(Path(generator), CPU)
     with pytest.raises(UserError, match=r"config\.json does not exist"):
-        single.trained(tmp_path, CPU)
+        restore.trained(tmp_path, CPU)
     shutil.copy(run / "config.json", tmp_path)
     with pytest.raises(UserError, match=r"is not finished: the same fit goes on where it stopped"):
-        single.trained(tmp_path, CPU)
+        restore.trained(tmp_path, CPU)
     shutil.copy(run / "result.json", tmp_path)
     with pytest.raises(UserError, match=r"model\.safetensors does not exist: it is written when a run ends"):
-        single.trained(tmp_path, CPU)
+        restore.trained(tmp_path, CPU)
     (tmp_path / "result.json").write_text('{"data": {}}')
     with pytest.raises(
         UserError, match=r"result\.json is not as fit wrote it \(KeyError\('class_names'\)\): restore it"
     ):
-        single.classifier(tmp_path, CPU)
+        restore.classifier(tmp_path, CPU)
 
 
 def test_a_run_of_an_earlier_version_is_still_read_and_left_as_it_is(run, tmp_path):
@@ -218,7 +218,7 @@ def test_a_run_of_an_earlier_version_is_still_read_and_left_as_it_is(run, tmp_pa
     (copy / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in vars(Reading())}))
     (copy / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k not in ("data", "class_names")}))
     assert "data" not in single.fit(tiny.config("supervised", checkpoint_every=2, evaluate_every=3), copy, show=False)
-    one, other = single.classifier(copy, CPU), single.classifier(run, CPU)
+    one, other = restore.classifier(copy, CPU), restore.classifier(run, CPU)
     preparation = Preparation((16, 16), 1, "crop")
     assert (one[0], one[2:]) == (other[0], other[2:]) == (Config.of(config), (tuple("0123456789"), preparation))
     assert tiny.same(dict(one[1].state_dict()), dict(other[1].state_dict()))
@@ -263,9 +263,9 @@ def test_what_was_done_is_printed(tmp_path, capsys):
 
 
 def test_a_classifier_is_used_without_its_data(own, tmp_path):
-    config, model, names, preparation = single.classifier(own / "run", CPU)
+    config, model, names, preparation = restore.classifier(own / "run", CPU)
     assert names == ("a", "b") and preparation == Preparation((32, 32), 3, "pad") and not model.training
-    again, same, data = single.trained(own / "run", CPU)
+    again, same, data = restore.trained(own / "run", CPU)
     assert (
         again == config and data.shape == (3, 32, 32) and tiny.same(dict(same.state_dict()), dict(model.state_dict()))
     )
@@ -274,7 +274,7 @@ def test_a_classifier_is_used_without_its_data(own, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(own / "run", moved)
     (moved / "config.json").write_text((moved / "config.json").read_text().replace(str(own), "/nowhere"))
-    assert single.classifier(moved, CPU)[2:] == (names, preparation)
+    assert restore.classifier(moved, CPU)[2:] == (names, preparation)
 
 
 def settled(root: Path, **fields: object) -> Config:
@@ -309,7 +309,7 @@ def test_a_run_on_data_that_changed_is_neither_gone_on_with_nor_measured(state, 
     if state == "finished":
         told = re.escape(f"the data are not those of the run, {message.removeprefix('differ: ')}")
         with pytest.raises(UserError, match=f"{told}.*: give --data to measure on other images"):
-            single.trained(out, CPU)
+            restore.trained(out, CPU)
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == before
 
 
@@ -326,7 +326,7 @@ def test_the_generators_size_is_that_of_the_data_when_the_run_is_taken_up_again(
     config = tiny.config("mpssl", generator, data=str(tmp_path / "set"), steps=1)
     result = single.fit(config, tmp_path / "run", show=False)
     assert result["shape"] == [1, 16, 16] and single.fit(config, tmp_path / "run", show=False) == result
-    assert single.trained(tmp_path / "run", CPU)[2].hash == result["data"]["hash"]
+    assert restore.trained(tmp_path / "run", CPU)[2].hash == result["data"]["hash"]
 
 
 def test_too_few_images_for_the_labels_name_the_class_and_what_was_set_aside(tmp_path):
@@ -345,7 +345,7 @@ def test_a_configuration_of_an_earlier_version_is_read(tmp_path):
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps({**config.flat(), "mirror": "auto"}))
     assert single.fit(config, tmp_path / "run", show=False) == result
-    assert single.classifier(tmp_path / "run", CPU)[0] == config
+    assert restore.classifier(tmp_path / "run", CPU)[0] == config
     assert main(["fit", "--config", str(file), "--out", str(tmp_path / "run")]) == 0
 
 
