@@ -47,7 +47,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "oracle": {"labels": "true"},
     "self-training": {"teach": "real"},
     "labeled-only": {"labels": "labeled"},
-    "unconditional": {"labels": "none", "images_per_class": 1280},
+    "unconditional": {"labels": "none"},
     "s0.1": {"difficulty": 0.1},
     "s0.5": {"difficulty": 0.5},
     "s0.9": {"difficulty": 0.9},

@@ -61,7 +61,7 @@ class DPT:
         difficulty: s; the diffusion model is told how hard the first classifier finds each image, and asked for images
             about that hard, from 0 to 1, drawn from N(s, 0.1); unless given it is not told
         labels: what the diffusion model learns from: predicted labels; for comparison, the true ones of every image (an
-            oracle), the labeled images alone, or all images as one class (none), whose samples teach no classifier
+            oracle), the labeled images alone, or all images without labels (none), whose samples teach no classifier
         teach: the second classifier with synthetic images or, for comparison, with the real ones that were given labels
         rounds: how often classifier and diffusion model teach each other
         seed: of the labels and of all training
@@ -187,23 +187,24 @@ class Work:
     def _compared(self) -> Stage:
         """What the diffusion model learns from where no classifier teaches it."""
         kind, data = self.options.labels, self.data
-        images, classes = self.labeled if kind == "labeled" else data.pool, data.classes
+        images = self.labeled if kind == "labeled" else data.pool
         # All images are the same for every draw of labels, and so is what is learned from them.
         asked: dict[str, Any] = {"labels": kind, "data": self.options.data, **asdict(self.options.reading)}
         asked |= {"per class": self.options.labels_per_class, "seed": self.options.seed} if kind == "labeled" else {}
         if kind == "none":
-            images, classes = images if data.unlabeled is None else images.join(data.unlabeled), ("any",)
-            images = Images(images.x, torch.zeros_like(images.y))
-        elif data.unlabeled is not None and kind == "true":
+            images = images if data.unlabeled is None else images.join(data.unlabeled)
+            images = Images(images.x, torch.arange(len(images)) % len(data.classes))  # which is never told
+        elif kind == "true" and data.unlabeled is not None:
             raise UserError(f"--labels true: some images of {self.options.data} have no label: leave it out.")
-        return self._stage("labels", asked, [], lambda: _rows(images, classes, "train"))
+        return self._stage("labels", asked, [], lambda: _rows(images, data.classes, "train"))
 
     def diffusion(self, labels: Stage, judge: Stage | None = None) -> Stage:
         """The class-conditional model of these labels, told by a classifier how hard each image is if one is given."""
         inputs = {"data": (labels, str(labels.path / DATA))} | ({"judge": (judge, str(judge.path))} if judge else {})
         setting = {**self.written, **{name: path for name, (_, path) in inputs.items()}}
         setting |= {"steps": self.options.diffusion_steps, "batch": 64}
-        config = self._config("edm", self.options.diffusion, **setting)
+        options = {**self.options.diffusion, **({"drop": 1.0} if self.options.labels == "none" else {})}
+        config = self._config("edm", options, **setting)
         return self._fit("diffusion", config, [stage for stage, _ in inputs.values()])
 
     def images(self, diffusion: Stage) -> Stage:
@@ -250,9 +251,8 @@ class Work:
     def made(self, images: Stage) -> Images:
         """The images of all shards, with the classes that they were asked for."""
         rows = [row for i in self._shards(images) for row in parquet.read(i, ("image", "label"))]
-        classes = ("any",) if self.options.labels == "none" else self.data.classes
         x = torch.stack([parquet.pixels(image) for image, _ in rows])
-        return Images(x, torch.tensor([classes.index(label) for _, label in rows]))
+        return Images(x, torch.tensor([self.data.classes.index(label) for _, label in rows]))
 
     # ---- parts of a stage -------------------------------------------------------------------------------------------
 
@@ -264,8 +264,8 @@ class Work:
         hard = self._hard(seeds)
         device = next(generator.parameters()).device
         with torch.no_grad():
-            asked = [part.to(device) for part in (z, y, hard) if part is not None]
-            x = prepared(generator(*asked), None).cpu()
+            asked = [part.to(device) for part in (y, hard) if part is not None and self.options.labels != "none"]
+            x = prepared(generator(z.to(device), *asked), None).cpu()
         labels = [classes[c] for c in y.tolist()]
         parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
 

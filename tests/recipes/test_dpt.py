@@ -171,6 +171,78 @@ def test_the_command_goes_on_from_what_is_there(made: tuple[Path, dict[str, Any]
     assert "weigth" in capsys.readouterr().err
 
 
+def test_what_is_told_of_labels_and_images(made: tuple[Path, dict[str, Any]]) -> None:
+    stages = made[1]["stages"]
+    work = recipe.Work(SMALL, made[0])
+    truth = [work.data.classes[c] for c in work.labeled.join(work.rest).y.tolist()]
+    given = [row["label"] for row in rows(stages["labels-1"])]
+    right = [one == other for one, other in zip(given, truth, strict=True)]
+    assert stages["labels-1"]["accuracy"] == pytest.approx(sum(right) / len(right))
+    for name, told in stages["labels-1"]["per_class"].items():
+        hit = sum(one == other == name for one, other in zip(given, truth, strict=True))
+        assert told["recall"] == pytest.approx(hit / truth.count(name))
+        assert told["precision"] == (pytest.approx(hit / given.count(name)) if name in given else None)
+    path = Path(stages["quality-1"]["path"])
+    images = work.made(Stage(Path(stages["images-1"]["path"]), ""))
+    assert images.y.tolist() == [i % 10 for i in range(20)]
+    _, model, _ = recipe.restore.trained(Path(stages["classifier-0"]["path"]), torch.device("cpu"))
+    predicted = model(images.x[:].float() / 255).argmax(1)
+    for c, name in enumerate(work.data.classes):
+        assert stages["quality-1"]["agreement"][name] == (predicted[c::10] == c).double().mean().item()
+    assert stages["quality-1"]["images"] == 20 and (path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_may_be_asked_for_by_their_difficulty(tmp_path: Path) -> None:
+    told = dpt(replace(SMALL, difficulty=0.3), tmp_path)["stages"]
+    config = weights.read_json(Path(told["diffusion-1"]["path"]) / "config.json")
+    assert config["judge"] == told["classifier-0"]["path"]
+    work = recipe.Work(replace(SMALL, difficulty=0.3), tmp_path)
+    asked = work._hard(range(4000))
+    assert asked is not None and asked.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert asked.std().item() == pytest.approx(0.1, abs=0.01) and asked.min() >= 0 and asked.max() <= 1
+    assert recipe.Work(SMALL, tmp_path)._hard(range(3)) is None
+    other = dpt(replace(SMALL, difficulty=0.9), tmp_path)["stages"]
+    assert other["diffusion-1"] == told["diffusion-1"] and other["images-1"] != told["images-1"]
+
+
+def test_the_diffusion_model_may_learn_from_other_labels(tmp_path: Path) -> None:
+    true = recipe.Work(replace(SMALL, labels="true"), tmp_path)
+    stage = true.labels(Stage(tmp_path, ""))
+    assert [row["label"] for row in rows(stage)] == [true.data.classes[c] for c in true.data.pool.y.tolist()]
+    other = recipe.Work(replace(SMALL, labels="true", labels_per_class=2), tmp_path)
+    assert other.labels(Stage(tmp_path, "")) == stage
+    few = rows(recipe.Work(replace(SMALL, labels="labeled"), tmp_path).labels(Stage(tmp_path, "")))
+    assert [row["label"] for row in few] == [true.data.classes[c] for c in true.labeled.y.tolist()]
+    none = replace(SMALL, labels="none")
+    told = dpt(none, tmp_path)["stages"]
+    assert len(rows(told["labels-1"])) == 657 and list(told)[-1] == "quality-1"
+    assert "agreement" not in told["quality-1"]
+    config = weights.read_json(Path(told["diffusion-1"]["path"]) / "config.json")
+    assert config["method"]["drop"] == 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        asked: list[tuple[Any, ...]] = []
+        patch.setattr(recipe.Diffusion, "forward", lambda self, z, *y: asked.append(y) or z.clamp(0, 1))
+        recipe.Work(replace(none, guidance=2.0), tmp_path).images(Stage(Path(told["diffusion-1"]["path"]), ""))
+    assert asked == [()]
+
+
+def test_the_second_classifier_may_learn_from_real_images_with_predicted_labels(tmp_path: Path) -> None:
+    told = dpt(replace(SMALL, teach="real", real_share=0.0), tmp_path)["stages"]
+    assert list(told) == ["classifier-0", "labels-1", "classifier-1"]
+    config = weights.read_json(Path(told["classifier-1"]["path"]) / "config.json")
+    learned = rows({"path": str(Path(config["data"]).parent)}, "train")
+    given = rows(told["labels-1"])
+    assert [row["label"] for row in learned[:627]] == [row["label"] for row in given[30:]]
+    assert [row["image"] for row in learned] == [row["image"] for row in given[30:] + given[:30]]
+
+
+def test_true_labels_are_asked_for_where_not_all_are_known(tmp_path: Path) -> None:
+    work = recipe.Work(replace(SMALL, labels="true"), tmp_path)
+    work.data = replace(work.data, unlabeled=work.rest)
+    with pytest.raises(UserError, match="--labels true: some images of digits-pool have no label"):
+        work.labels(Stage(tmp_path, ""))
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trains no classifier"):
         replace(SMALL, stage1="gan")
