@@ -345,11 +345,7 @@ def dpt(arguments: list[str]) -> None:
     given = options.parse(parser, arguments)
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
     found = recipe.dpt(recipe.DPT(**given, reading=reading), out)
-    for name, stage in found["stages"].items():
-        measured = ", ".join(
-            f"{split} accuracy {stage[split]:.3f}" for split in ("validation", "test") if split in stage
-        )
-        print(f"{name}: {stage['path']}{measured and ': '}{measured}")
+    print("\n".join(recipe.lines(found)))
 
 
 def quality(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from semisynth import charts, generators, noise, quality, weights
 from semisynth.data import parquet
 from semisynth.data.datasets import Images, Reading
 from semisynth.data.stream import to_float
-from semisynth.engine import resolve
+from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, between
 from semisynth.evaluate import classify, logits
 from semisynth.evaluate import measure as measured
@@ -37,6 +37,7 @@ from semisynth.recipes.sampling import latents, prepared
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
 DATA, QUALITY, SHEET = "data.parquet", "quality.json", "sheet.png"
 SPREAD = 0.1  # of the difficulty asked for (arXiv 2411.18109)
+CHOSEN = {"batch", "unlabeled_batch", *(option.name for option in fields(Engine))} - {"seed", "device"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DPT:
         steps: of each classifier's training
         diffusion_steps: of the diffusion model's training
         images_per_class: K, images made of each class; 0 trains the second classifier without any, for comparison
-        guidance: w, weight of the class in sampling, 1 for none
+        guidance: w, weight of the class in sampling, 1 for none; 1.4 is the paper's on ImageNet, where it is s = 0.4
         sampler_steps: of Heun's method
         arm: careful keeps the true labels and gives real images a share of the labeled batch; faithful does as
             published, overwriting labels with predictions and letting synthetic images prevail by their number
@@ -67,8 +68,8 @@ class DPT:
         seed: of the labels and of all training
         device: as fit's --device
         reading: how one's own images are read
-        classifier: more options of the classifiers' method, and lr
-        diffusion: more options of the method edm
+        classifier: more options of the classifiers' method and of fit, such as lr, batch or precision
+        diffusion: more options of the method edm and of fit
     """
 
     data: str = "digits"
@@ -79,7 +80,7 @@ class DPT:
     steps: int = 400
     diffusion_steps: int = 4000
     images_per_class: int = 128
-    guidance: float = 1.0
+    guidance: float = 1.4
     sampler_steps: int = 18
     arm: Literal["careful", "faithful"] = "careful"
     real_share: float = 0.5
@@ -130,6 +131,26 @@ def dpt(options: DPT, out: Path) -> dict[str, Any]:
     told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
     weights.write_json(out / "dpt.json", told)
     return told
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What is told of the stages, for people; of each class, how right its labels are beside what its images show."""
+    told = []
+    for name, stage in found["stages"].items():
+        shares = {"accuracy": stage.get("accuracy")}
+        shares |= {f"{split} accuracy": stage.get(split) for split in ("validation", "test")}
+        shares |= {f"FID of {what}": measures["fid"] for what, measures in stage.get("measures", {}).items()}
+        told.append(f"{name}: {stage['path']}{_shares(': ', shares)}")
+        labels = found["stages"].get(name.replace("quality", "labels"), {}).get("per_class", {})
+        for class_name, agreed in stage.get("agreement", {}).items():
+            right = {f"{what} of its labels": share for what, share in labels.get(class_name, {}).items()}
+            told.append(f"  class {class_name}{_shares(': ', {'images taken for it': agreed, **right})}")
+    return told
+
+
+def _shares(before: str, shares: Mapping[str, float | None]) -> str:
+    known = [f"{what} {share:.3f}" for what, share in shares.items() if share is not None]
+    return before + ", ".join(known) if known else ""
 
 
 class Work:
@@ -312,10 +333,10 @@ class Work:
         return self.options.real_share if self.options.arm == "careful" else None
 
     def _config(self, method: str, options: Mapping[str, Any], **setting: Any) -> Config:
-        """Of a fit: `options` are its method's, and perhaps its learning rate."""
-        own = {name: value for name, value in options.items() if name != "lr"}
+        """Of a fit: `options` are its method's, and those of `fit` that a stage may choose."""
         content = {"seed": self.options.seed, "device": self.options.device, **setting}
-        content |= {"lr": options["lr"]} if "lr" in options else {}
+        content |= {name: value for name, value in options.items() if name in CHOSEN}
+        own = {name: value for name, value in options.items() if name not in CHOSEN}
         return Config.of({**content, "method": {"name": method, **own}}, f"--{method}")
 
     def _fit(self, name: str, config: Config, inputs: Sequence[Stage]) -> Stage:

@@ -163,8 +163,12 @@ def test_the_command_goes_on_from_what_is_there(made: tuple[Path, dict[str, Any]
     assert main(command) == 0
     told = capsys.readouterr().out.splitlines()
     stages = made[1]["stages"]
-    assert [line.partition(":")[0] for line in told] == list(stages)
-    assert told[1] == f"labels-1: {stages['labels-1']['path']}"
+    assert [line.partition(":")[0] for line in told if not line.startswith(" ")] == list(stages)
+    assert told[1] == f"labels-1: {stages['labels-1']['path']}: accuracy {stages['labels-1']['accuracy']:.3f}"
+    right, agreed = stages["labels-1"]["per_class"]["3"], stages["quality-1"]["agreement"]["3"]
+    (of_class,) = [line for line in told if line.startswith("  class 3: ")]
+    assert of_class.startswith(f"  class 3: images taken for it {agreed:.3f}")
+    assert of_class.endswith(f"recall of its labels {right['recall']:.3f}")
     assert told[-1].endswith(f"test accuracy {stages['classifier-1']['test']:.3f}")
     assert contents(made[0]) == before
     assert main([*command, "--classifier", '{"weigth": 2}']) == 2

@@ -1,0 +1,64 @@
+"""The digits benchmark of DPT: what is compared with what, from stages that a test makes up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semisynth import weights
+from semisynth.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def bench(script):
+    return script("dpt")
+
+
+def test_every_cell_is_planned_once_and_rows_differ_in_what_they_say(bench) -> None:
+    cells = [cell for group in bench.plan() for cell in group]
+    assert len(cells) == len(set(cells)) and {cell.seed for cell in cells} == set(range(100, 110))
+    assert {cell.seed for cell in cells if cell.labels == 4} == set(range(100, 105))
+    options = {row: bench.Cell("linear-probe", row, 1, 100).options({"lr": 0.1}) for row in bench.ROWS}
+    assert options["stage1"] == options["k128"]  # whose first classifier it is
+    different = {repr(found) for row, found in options.items() if row != "stage1"}
+    assert len(different) == len(options) - 1
+    assert options["k12-faithful"].arm == "faithful" and options["k0"].images_per_class == 0
+    assert all(found.classifier == {"lr": 0.1} and found.seed == 100 for found in options.values())
+
+
+def result(path: Path, accuracy: float, seconds: float) -> dict[str, object]:
+    environment = {"commit": "abc", "device": "cpu"}
+    weights.write_json(path / "result.json", {"steps": 300, "environment": environment})
+    return {"path": str(path), "validation": accuracy, "test": accuracy, "seconds": seconds}
+
+
+def test_a_line_holds_its_own_classifier_and_what_led_to_it(bench, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    stages = {
+        "classifier-0": result(tmp_path / "first", 0.5, 2.0),
+        "labels-1": {"path": "", "accuracy": 0.6},
+        "diffusion-1": {"path": "", "seconds": 60.0},
+        "classifier-1": result(tmp_path / "second", 0.75, 3.0),
+    }
+    first = bench.line(bench.Cell("fixmatch", "stage1", 2, 100), stages)
+    second = bench.line(bench.Cell("fixmatch", "k128", 2, 100), stages)
+    assert (first["method"], first["accuracy"], first["seconds"]) == ("fixmatch stage1", 0.5, 2.0)
+    assert (second["method"], second["accuracy"], second["seconds"]) == ("fixmatch k128", 0.75, 65.0)
+    assert second["pseudo_labels"] == 0.6 and second["labels_per_class"] == 2 and second["commit"] == "abc"
+
+
+def test_the_summary_pairs_rows_with_k_0_by_seed(bench) -> None:
+    def lines(row: str, *accuracies: float) -> list[dict[str, object]]:
+        names = {"method": f"fixmatch {row}", "init": "foundation", "labels_per_class": 1, "share": None}
+        return [{**names, "seed": 100 + i, "accuracy": value} for i, value in enumerate(accuracies)]
+
+    text = bench.summary([*lines("k0", 0.5, 0.6, 0.7), *lines("k128", 0.6, 0.7, 0.8)])
+    assert "| fixmatch k128 | 70.0 (+10.0 [+10.0, +10.0]) | – | – |" in text
+    assert "| fixmatch k0 | 60.0 (+0.0 [+0.0, +0.0])" in text
+
+
+def test_a_search_comes_first(bench, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the search of 'fixmatch' is not finished: run --stage tune"):
+        bench.tuned("fixmatch", tmp_path)
