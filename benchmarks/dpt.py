@@ -12,6 +12,7 @@ Stages: tune, bench, table (from what is finished), all. Each may be stopped at 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +23,22 @@ from typing import Any, NamedTuple
 
 import torch
 from comparison import HERE, README, Column, between, contrast
+from PIL import Image
 
 from semisynth import environment, processes, weights
 from semisynth.data import datasets
+from semisynth.data.datasets import Images
 from semisynth.errors import UserError
-from semisynth.evaluate import classify
+from semisynth.evaluate import classify, logits
 from semisynth.models import Classifier
 from semisynth.recipes import bench, cells, dpt, restore, single
 from semisynth.recipes.config import Config
 from semisynth.recipes.quality import HELD_OUT, compare
 from semisynth.recipes.tune import Search
-from semisynth.statistics import t_interval
+from semisynth.statistics import paired, t_interval
 
 COMMAND = "python benchmarks/dpt.py"
+PAGE, SHEET = (HERE.parent / "docs" / name for name in ("dpt.md", "dpt-samples.png"))
 CLASSIFIER, GENERATOR = (HERE / "results" / name for name in ("dpt-classifier", "dpt-generator"))
 BASE = dpt.DPT(init="foundation", steps=300, diffusion_steps=4000, guidance=1.5, device="cpu", diffusion={"patch": 8})
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -53,6 +57,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "s0.9": {"difficulty": 0.9},
 }
 MAIN = tuple(ROWS)[:8]
+DIFFICULTIES = ("k128", "s0.1", "s0.5", "s0.9")
+SHORT = ("k0", "k128", "k128-faithful", "self-training", "oracle")
 GENERATORS = {
     "k128": "predicted labels",
     "k128-faithful": "predicted, faithful",
@@ -201,17 +207,31 @@ def measured(work: Path, found: Mapping[Cell, Mapping[str, Any]]) -> list[dict[s
     assert isinstance(model, Classifier)
     data, lines = datasets.load("digits"), []
     for cell, stages in found.items():
-        if cell.row not in GENERATORS or cell.seed >= 105 or cell.labels == 4:
+        if cell.row not in GENERATORS or cell.seed >= 105 or cell.labels == 4 or cell.stage1 != "linear-probe":
             continue
-        work_of = dpt.Work(cell.options({}), work / "stages")
-        made = work_of.made(dpt.Stage(Path(stages["images-1"]["path"]), ""))
+        made = images_of(cell, stages, work)
         measures = compare(model, data.pool, {"made": made, HELD_OUT: data.test}, device)["measures"]
         result = weights.read_json(Path(stages["diffusion-1"]["path"]) / "result.json")
         right = None if cell.row == "unconditional" else classify(model, made, classes)["accuracy"]
-        told = {**common(cell), "accuracy": right, **measures["made"], "fid_of_held_out": measures[HELD_OUT]["fid"]}
+        told = {**common(cell), "accuracy": right, **measures["made"]}
+        told["held_out"] = {"accuracy": classify(model, data.test, classes)["accuracy"], **measures[HELD_OUT]}
         told |= {"seconds": round(stages["diffusion-1"]["seconds"], 2), "steps": result["steps"]}
         lines.append({**told, **{key: result["environment"][key] for key in ("commit", "device")}})
     return lines
+
+
+def images_of(cell: Cell, stages: Mapping[str, Any], work: Path) -> Images:
+    return dpt.Work(cell.options({}), work / "stages").made(dpt.Stage(Path(stages["images-1"]["path"]), ""))
+
+
+def difficulty(cell: Cell, stages: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """How hard the images are for the classifier that told the diffusion model so; of rows that ask for it."""
+    if cell.row not in DIFFICULTIES or cell.stage1 != "linear-probe":
+        return {}
+    _, model, names, _ = restore.classifier(Path(stages["classifier-0"]["path"]), torch.device("cpu"))
+    made = images_of(cell, stages, work)
+    p = logits(model, made, names).softmax(1).gather(1, made.y[:, None])
+    return {"difficulty": 1 - p.mean().item()}
 
 
 def write(work: Path) -> None:
@@ -219,7 +239,11 @@ def write(work: Path) -> None:
     found = finished(work)
     missing = len({cell for group in plan() for cell in group}) - len(found)
     note = f"**Partial: {missing} cells are missing.**" if missing else ""
-    lines = [line(cell, stages) for cell, stages in found.items() if cell.row != "unconditional"]
+    lines = [
+        line(cell, stages) | difficulty(cell, stages, work)
+        for cell, stages in found.items()
+        if cell.row != "unconditional"
+    ]
     searches = [{"row": name, **search_of(name, work)} for name in dict.fromkeys(stage1 for stage1, *_ in PLAN)]
     texts = []
     for stage1 in dict.fromkeys(stage1 for stage1, *_ in PLAN):
@@ -237,14 +261,31 @@ def write(work: Path) -> None:
     GENERATOR.mkdir(parents=True, exist_ok=True)
     text = f"# Quality of the images\n\n{quality_table(images)}\n\n- command: `{COMMAND}`\n"
     bench.write(images, text + (f"- {note}\n" if note else ""), GENERATOR)
-    told = f"Made by `{COMMAND}`. {note}".strip()
-    between(README, "dpt", f"{summary(lines)}\n\n{quality_table(images)}\n\n{told}")
+    fill(lines, images, note)
+    sheet = Image.open(shown(found))
+    sheet.resize((3 * sheet.width, 3 * sheet.height), Image.Resampling.NEAREST).save(SHEET, optimize=True)
 
 
 def search_of(stage1: str, work: Path) -> dict[str, Any]:
     found = search(stage1, work).finished() or {}
     kept = {name: found[name] for name in ("budget", "ranges", "winner")}
     return {**kept, "options": tuned(stage1, work)}
+
+
+def fill(lines: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], note: str = "") -> None:
+    """The tables of the page, and a short one in the README."""
+    told = f"Made by `{COMMAND}`. {note}".strip()
+    between(PAGE, "accuracies", f"{summary(lines)}\n\n{told}")
+    between(PAGE, "images", f"{quality_table(images)}\n\n{told}")
+    between(PAGE, "difficulty", f"{difficulty_table(lines)}\n\n{told}")
+    short = [f"{stage1} {row}" for stage1 in ("linear-probe", "fixmatch") for row in SHORT]
+    between(README, "dpt", f"{summary([found for found in lines if found['method'] in short])}\n\n{told}")
+
+
+def shown(found: Mapping[Cell, Mapping[str, Any]]) -> Path:
+    """What the images of the first seed look like, of which each class had two labels."""
+    stages = found[Cell("linear-probe", "k128", 2, 100)]
+    return Path(stages["quality-1"]["path"]) / dpt.SHEET
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -265,21 +306,39 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
     return bench.markdown(["classifier", *(f"{column.labels} per class (minus K = 0)" for column in columns)], table)
 
 
+def difficulty_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How hard the images are that were asked for by their difficulty, and what they are worth."""
+    table = []
+    for labels, row in itertools.product((1, 2), DIFFICULTIES):
+        name, column = f"linear-probe {row}", Column(BASE.init, labels)
+        own = [found for found in lines if (found["method"], found["labels_per_class"]) == (name, labels)]
+        if len(own) > 1:
+            asked = "not told" if row == "k128" else row[1:]
+            measures = [_mean([found[what] for found in own]) for what in ("difficulty", "accuracy")]
+            table.append([str(labels), asked, *measures, contrast(lines, name, "linear-probe k128", column)])
+    return bench.markdown(["labels per class", "s", "difficulty found", "accuracy", "minus not told"], table)
+
+
 def quality_table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Each measure's mean over the seeds and half the width of its t interval."""
+    """Each measure's mean over the seeds and half the width of its t interval; FID's difference too."""
     names = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "accuracy": "class accuracy"}
     table = []
-    for labels in (1, 2):
-        for row, told in GENERATORS.items():
-            own = [
-                found
-                for found in lines
-                if found["method"] == f"linear-probe {row}" and found["labels_per_class"] == labels
-            ]
-            if len(own) > 1:
-                cells_of = [_mean([found[name] for found in own]) for name in names]
-                table.append([str(labels), told, str(len(own)), *cells_of])
-    return bench.markdown(["labels per class", "diffusion learned from", "seeds", *names.values()], table)
+    for labels, (row, told) in itertools.product((1, 2), GENERATORS.items()):
+        own, first = (of_row(lines, f"linear-probe {name}", labels) for name in (row, "k128"))
+        if len(own) > 1:
+            over = paired([own[seed]["fid"] for seed in own], [first[seed]["fid"] for seed in own])
+            above = "–" if row == "k128" else f"{over.mean:+.2f} [{over.t[0]:+.2f}, {over.t[1]:+.2f}]"
+            measures = [_mean([found[name] for found in own.values()]) for name in names]
+            table.append([str(labels), told, str(len(own)), *measures, above])
+    held_out = next((found["held_out"] for found in lines), {})
+    table += [["–", "held-out real images", "–", *(f"{held_out[name]:.3f}" for name in names), "–"]] if held_out else []
+    head = ["labels per class", "diffusion learned from", "seeds", *names.values(), "FID minus predicted labels'"]
+    return bench.markdown(head, table)
+
+
+def of_row(lines: Sequence[Mapping[str, Any]], method: str, labels: int) -> dict[int, Mapping[str, Any]]:
+    """By seed."""
+    return {found["seed"]: found for found in lines if (found["method"], found["labels_per_class"]) == (method, labels)}
 
 
 def _mean(values: Sequence[float | None]) -> str:
