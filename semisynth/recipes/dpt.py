@@ -14,19 +14,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
-
-from semisynth import generators, noise, weights
+from semisynth import clusters, distributed, generators, weights
+from semisynth.clusters import Workers
 from semisynth.data import parquet
 from semisynth.data.datasets import Images, Reading
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between
 from semisynth.evaluate import logits
-from semisynth.generators.diffusion import Diffusion
-from semisynth.recipes import directory, origin, single
+from semisynth.recipes import directory, origin, shards, single
 from semisynth.recipes.config import Config, method_class
 from semisynth.recipes.materials import drawn
-from semisynth.recipes.sampling import latents, prepared
 
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
 DATA = "data.parquet"
@@ -93,10 +90,21 @@ class Stage(NamedTuple):
     key: str
 
 
-def dpt(options: DPT, out: Path) -> dict[str, Any]:
-    """Run all stages below `out`, or those that are missing; returns what is told of them, also in `out`/dpt.json."""
-    work = Work(options, out)
-    directory.make(out)
+def dpt(options: DPT, out: Path, workers: Workers = 1) -> dict[str, Any]:
+    """Run all stages below `out`, or those that are missing; returns what is told of them, also in `out`/dpt.json.
+
+    workers: who makes the images, which are the same whoever does; torchrun's processes share them, as they do the fits
+    """
+    clusters.require(workers)
+    with distributed.joined(resolve(options.device)):
+        if distributed.world() > 1 and workers != 1:
+            raise UserError("torchrun's processes make the images: leave --workers and --ray out.")
+        work = Work(options, out, workers)
+        directory.make(out)
+        return _all(work, options)
+
+
+def _all(work: Work, options: DPT) -> dict[str, Any]:
     classifier = work.classifier(None, 0)
     stages = {"classifier-0": classifier}
     for number in range(1, options.rounds + 1):
@@ -104,15 +112,16 @@ def dpt(options: DPT, out: Path) -> dict[str, Any]:
         classifier = work.classifier(made.get("images"), number)
         stages |= {f"{name}-{number}": stage for name, stage in {**made, "classifier": classifier}.items()}
     told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
-    weights.write_json(out / "dpt.json", told)
+    if distributed.rank() == 0:
+        weights.write_json(work.out / "dpt.json", told)
     return told
 
 
 class Work:
     """The stages of one set of options; each method runs a stage unless it is finished."""
 
-    def __init__(self, options: DPT, out: Path) -> None:
-        self.options, self.out = options, out
+    def __init__(self, options: DPT, out: Path, workers: Workers = 1) -> None:
+        self.options, self.out, self.workers = options, out, workers
         given = {"data": options.data, "labels_per_class": options.labels_per_class, **asdict(options.reading)}
         self.config = self._config(options.stage1, options.classifier, **given)
         self.data = origin.load(self.config)
@@ -163,33 +172,20 @@ class Work:
         options = self.options
         asked = {"guidance": options.guidance, "steps": options.sampler_steps, "each": options.images_per_class}
         stage = self._named("images", asked, [diffusion])
-        names, device = generators.class_names(str(diffusion.path)), resolve(options.device)
-        total = options.images_per_class * len(names)
-        missing = [i for i in range(-(-total // SHARD)) if not self._shard(stage, i).exists()]
-        if missing:
+        total = options.images_per_class * len(generators.class_names(str(diffusion.path)))
+        parts = [(range(total)[i : i + SHARD], stage.path / f"{i // SHARD:05}.parquet") for i in range(0, total, SHARD)]
+        mine = parts[distributed.rank() :: distributed.world()]
+        device, run = options.device, str(diffusion.path)
+        sampler = shards.Sampler(run, options.sampler_steps, options.guidance, options.seed, device)
+        tasks = [(sampler, numbers, path) for numbers, path in mine if not path.exists()]
+        if tasks:
             directory.make(stage.path)
-            loaded = generators.load(str(diffusion.path))
-            assert isinstance(loaded, Diffusion)
-            generator = Diffusion(loaded.denoiser, options.sampler_steps, options.guidance).to(device)
-            for i in missing:
-                self._make(generator, names, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
+            clusters.each(shards.make, tasks, self.workers, device)
+            shards.loaded.cache_clear()
+        distributed.barrier()
         return stage
 
     # ---- parts of a stage -------------------------------------------------------------------------------------------
-
-    def _make(self, generator: Diffusion, classes: Sequence[str], numbers: range, path: Path) -> None:
-        """One shard: each image from a latent of its own number, of the classes in turn."""
-        seeds = [noise.derive("dpt image", self.options.seed, i) for i in numbers]
-        z = latents(generator, seeds)
-        y = torch.tensor([i % generator.classes for i in numbers])
-        device = next(generator.parameters()).device
-        with torch.no_grad():
-            x = prepared(generator(z.to(device), y.to(device)), None).cpu()
-        labels = [classes[c] for c in y.tolist()]
-        parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
-
-    def _shard(self, stage: Stage, i: int) -> Path:
-        return stage.path / f"{i:05}.parquet"
 
     def _rows(self, images: Stage | None) -> Callable[[], Iterable[list[Any]]]:
         """What the next classifier learns from: labeled images, those that were made, and the others as unlabeled."""
@@ -233,12 +229,13 @@ class Work:
     def _stage(
         self, name: str, asked: Mapping[str, Any], inputs: Sequence[Stage], make: Callable[[], Iterable[list[Any]]]
     ) -> Stage:
-        """A directory with a data set of rows: image, label, split."""
+        """A directory with a data set of rows: image, label, split; of several ranks the first one writes it."""
         stage = self._named(name, asked, inputs)
-        if not (stage.path / DATA).exists():
+        if distributed.rank() == 0 and not (stage.path / DATA).exists():
             directory.make(stage.path)
             columns = zip(*make(), strict=True)
             parquet.write(stage.path / DATA, dict(zip(("image", "label", "split"), map(list, columns), strict=True)))
+        distributed.barrier()
         return stage
 
     def _named(self, name: str, asked: Mapping[str, Any], inputs: Sequence[Stage]) -> Stage:

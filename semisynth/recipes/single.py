@@ -39,8 +39,7 @@ def fit(
     cannot be written or holds a run of another configuration or on other data, and when the configuration asks for what
     there is not.
     """
-    began = distributed.start(resolve(config.engine.device))
-    try:
+    with distributed.joined(resolve(config.engine.device)):
         result = finished(config, out)
         # What is built in stays as it is, and is not loaded to see that a run is finished.
         if result is None or data is not None or datasets.is_own(config.setting.data):
@@ -62,9 +61,6 @@ def fit(
             _conclude(materials, model, out, study)
         distributed.barrier()
         return weights.read_json(out / "result.json")
-    finally:
-        if began:
-            distributed.stop()
 
 
 def finished(config: Config, out: Path) -> dict[str, Any] | None:

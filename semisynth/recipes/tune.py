@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from semisynth import noise, weights
+from semisynth.clusters import Workers
 from semisynth.errors import Diverged, UserError
 from semisynth.recipes import cells, directory
 from semisynth.recipes.cells import Cell
@@ -28,7 +29,7 @@ def tune(
     out: Path,
     configurations: int = 16,
     seeds: Sequence[int] = range(10),
-    workers: int = 1,
+    workers: Workers = 1,
     fixed: Collection[str] = (),
     command: str = "",
 ) -> dict[str, Any]:

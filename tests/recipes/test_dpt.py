@@ -15,6 +15,7 @@ from semisynth import weights
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
+from semisynth.generators.diffusion import Diffusion
 from semisynth.recipes import dpt as recipe
 from semisynth.recipes.dpt import DPT, Stage, dpt
 from semisynth.recipes.materials import drawn
@@ -86,7 +87,7 @@ def test_an_image_has_the_name_of_the_class_that_it_was_asked_for(tmp_path: Path
     diffusion = work.diffusion(labels)
     asked: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe.Diffusion, "forward", lambda self, z, y: asked.extend(y.tolist()) or z.clamp(0, 1))
+        patch.setattr(Diffusion, "forward", lambda self, z, y: asked.extend(y.tolist()) or z.clamp(0, 1))
         path = work.images(diffusion).path
     found = [row["label"] for row in arrow.read_table(path / "00000.parquet").to_pylist()]
     assert (found, asked) == (["2", "7", "2", "7"], [0, 1, 0, 1])
@@ -120,8 +121,6 @@ def test_only_what_depends_on_an_option_is_made_again(made: tuple[Path, dict[str
         other = recipe.Work(replace(SMALL, **options), made[0])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recipe.single, "fit", lambda *a, **k: None)
-            patch.setattr(recipe.Work, "_make", lambda *a: None)
-            patch.setattr(recipe.generators, "load", lambda name: recipe.Diffusion(torch.nn.Identity()))
             patch.setattr(recipe.parquet, "write", lambda *a: None)
             patch.setattr(recipe.single, "trained", lambda *a: (None, None, None))
             patch.setattr(recipe, "logits", lambda m, i, *a, **k: torch.zeros(len(i), 10))
@@ -171,7 +170,7 @@ def test_the_command_goes_on_from_what_is_there(made: tuple[Path, dict[str, Any]
     assert "weigth" in capsys.readouterr().err
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="trains no classifier"):
         replace(SMALL, stage1="gan")
     for name, value in (("rounds", 0), ("real_share", 2.0), ("images_per_class", -1), ("labels_per_class", 0)):
@@ -179,4 +178,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             replace(SMALL, **{name: value})
     with pytest.raises(UserError, match="labels_per_class is 500"):
         dpt(replace(SMALL, labels_per_class=500), tmp_path / "out")
+    for workers, world, told in ((0, 1, "--workers is 0"), (2, 2, "leave --workers and --ray out")):
+        monkeypatch.setattr(recipe.distributed, "world", lambda world=world: world)
+        with pytest.raises(UserError, match=told):
+            dpt(SMALL, tmp_path / "out", workers)
     assert not (tmp_path / "out").exists()
