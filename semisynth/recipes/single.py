@@ -66,7 +66,7 @@ def fit(
 def finished(config: Config, out: Path) -> dict[str, Any] | None:
     """The result of a finished run of this configuration in `out`; `UserError` if another one lives there."""
     if not (out / "config.json").exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if directory.taken(out, ("config.json",)):
             raise UserError(f"--out {out} exists and is not a run directory: give another one.")
         return None
     wanted = config.flat()

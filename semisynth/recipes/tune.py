@@ -90,7 +90,7 @@ class Search:
         """The content of `tune.json` once there is a winner; `UserError` if another search lives in `out`."""
         path = self.out / "tune.json"
         if not path.exists():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            if directory.taken(self.out, ("tune.json",)):
                 raise UserError(f"--out {self.out} exists and is not a directory of tune: give another one.")
             return None
         there, wanted = weights.read_json(path), self._plan()
