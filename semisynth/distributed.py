@@ -31,7 +31,7 @@ def stop() -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Be in the process group within this block: it ends with the outermost one, also for those who wait in it."""
+    """Be in the process group within this block; who leaves the outermost one, by an error too, is not waited for."""
     began = start(device)
     try:
         yield

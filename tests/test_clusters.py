@@ -29,6 +29,7 @@ def cluster():
     ray = pytest.importorskip("ray", reason="ray cannot be imported", exc_type=ImportError)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the functions of this file
+        patch.setenv("OMP_NUM_THREADS", "2")  # what a task has to bring down
         with clusters.pool(Ray(LOCAL, 2), 1, "cpu"):
             yield ray.get_runtime_context().gcs_address
     assert not ray.is_initialized()
