@@ -103,7 +103,7 @@ def line(name: str, seed: int, given: argparse.Namespace, stage: Mapping[str, An
         "seed": seed,
         "share": None,
         "accuracy": stage["test"],
-        "seconds": round(stage["seconds"], 1),
+        "seconds": round(result["seconds"], 1),
         "steps": result["steps"],
         "commit": result["environment"]["commit"],
         "device": result["environment"]["device"],

@@ -25,7 +25,7 @@ import torch
 from comparison import HERE, README, Column, between, contrast
 from PIL import Image
 
-from semisynth import environment, processes, weights
+from semisynth import clusters, environment, weights
 from semisynth.data import datasets
 from semisynth.data.datasets import Images
 from semisynth.errors import UserError
@@ -155,7 +155,7 @@ def run(work: Path, workers: int) -> None:
     environment.commit()
     best = {stage1: tuned(stage1, work) for stage1 in dict.fromkeys(stage1 for stage1, *_ in PLAN)}
     waiting = [[cell for cell in group if not cell.path(work).exists()] for group in plan()]
-    with processes.pool(workers, cells.begin) as pool:
+    with clusters.pool(workers, len(waiting), BASE.device) as pool:
         futures = {
             pool.submit(dpt.several, [cell.options(best[cell.stage1]) for cell in group], work / "stages"): group
             for group in waiting
@@ -180,17 +180,24 @@ def finished(work: Path) -> dict[Cell, dict[str, Any]]:
 def line(cell: Cell, stages: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the classifier's results."""
     taken = {"stage1": ["classifier-0"], "k0": ["classifier-1"]}.get(cell.row, list(stages))
-    result = weights.read_json(Path(stages[taken[-1]]["path"]) / "result.json")
+    fits = [read(stages[name]) for name in taken if name.startswith(("classifier", "diffusion"))]
+    result = fits[-1]
     return {
         **common(cell),
         "accuracy": stages[taken[-1]]["test"],
         "validation_accuracy": stages[taken[-1]]["validation"],
         "pseudo_labels": stages.get("labels-1", {}).get("accuracy"),
-        "seconds": round(sum(stages[name].get("seconds", 0) for name in taken), 2),
+        "seconds": round(sum(fit["seconds"] for fit in fits), 2),
         "steps": result["steps"],
         "commit": result["environment"]["commit"],
         "device": result["environment"]["device"],
     }
+
+
+def read(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fit wrote."""
+    found: dict[str, Any] = weights.read_json(Path(stage["path"]) / "result.json")
+    return found
 
 
 def common(cell: Cell) -> dict[str, Any]:
@@ -211,11 +218,11 @@ def measured(work: Path, found: Mapping[Cell, Mapping[str, Any]]) -> list[dict[s
             continue
         made = images_of(cell, stages, work)
         measures = compare(model, data.pool, {"made": made, HELD_OUT: data.test}, device)["measures"]
-        result = weights.read_json(Path(stages["diffusion-1"]["path"]) / "result.json")
+        result = read(stages["diffusion-1"])
         right = None if cell.row == "unconditional" else classify(model, made, classes)["accuracy"]
         told = {**common(cell), "accuracy": right, **measures["made"]}
         told["held_out"] = {"accuracy": classify(model, data.test, classes)["accuracy"], **measures[HELD_OUT]}
-        told |= {"seconds": round(stages["diffusion-1"]["seconds"], 2), "steps": result["steps"]}
+        told |= {"seconds": round(result["seconds"], 2), "steps": result["steps"]}
         lines.append({**told, **{key: result["environment"][key] for key in ("commit", "device")}})
     return lines
 

@@ -85,6 +85,11 @@ def _interrupted(left: str) -> Iterator[None]:
         raise KeyboardInterrupt(str(stop) or left) from stop
 
 
+def _first_rank() -> bool:
+    """Of torchrun's processes one is enough to tell."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def fit(arguments: list[str]) -> None:
     """Train a classifier or a generator into a run directory, or resume it."""
     from semisynth import options
@@ -98,7 +103,7 @@ def fit(arguments: list[str]) -> None:
     config = Config.of(given, "the options")
     done = single.finished(config, out) is not None
     result = single.fit(config, out)
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one is enough to tell
+    if not _first_rank():
         return
     print(f"{out} is finished{' already' if done else ''}.")
     if "test" in result:
@@ -227,7 +232,7 @@ def tune(arguments: list[str]) -> None:
     if options.value(arguments, "--seed") is not None:
         raise UserError("tune takes --seeds, and each configuration runs with all of them: leave --seed out.")
     out, seeds = Path(given.pop("out")), cells.numbers(given.pop("seeds"), "--seeds")
-    size, workers = given.pop("configurations"), given.pop("workers")
+    size, workers = given.pop("configurations"), options.pool(given)
     config = Config.of(given, "the options")
     command = shlex.join(["semisynth", "tune", *arguments])
     found = recipe.tune(config, out, size, seeds, workers, options.own_options(row), command)
@@ -261,7 +266,7 @@ def bench(arguments: list[str]) -> None:
     if pivot is not None:
         choose(pivot, names, "method in --against:")
     labels, seeds = (cells.numbers(given.pop(key), f"--{key}") for key in ("labels_per_class", "seeds"))
-    out, workers, tuned = Path(given.pop("out")), given.pop("workers"), given.pop("tuned")
+    out, workers, tuned = Path(given.pop("out")), options.pool(given), given.pop("tuned")
     command = shlex.join(["semisynth", "bench", *arguments])
     tuned = Path(tuned) if tuned else None
     print(recipe.bench(given, names, labels, seeds, out, workers, tuned, pivot, command))
@@ -333,6 +338,7 @@ def dpt(arguments: list[str]) -> None:
     """Classifier, pseudo-labels, diffusion model, its images, and a classifier again; what is finished is kept."""
     from semisynth import options
     from semisynth.recipes import dpt as recipe
+    from semisynth.recipes import teaching
     from semisynth.recipes.config import Reading
 
     parser = options.new_parser("dpt", dpt.__doc__)
@@ -341,11 +347,13 @@ def dpt(arguments: list[str]) -> None:
     parser.add_argument("--classifier", type=dict, default={}, help=told.format("classifiers", '{"lr": 0.05}'))
     parser.add_argument("--diffusion", type=dict, default={}, help=told.format("diffusion model", '{"patch": 2}'))
     parser.add_class_arguments(Reading, "reading")
-    parser.add_argument("--out", type=str, required=True, help="the directory of all stages")
+    options.add_pool(parser, "the directory of all stages", "shards of images")
     given = options.parse(parser, arguments)
-    out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
-    found = recipe.dpt(recipe.DPT(**given, reading=reading), out)
-    print("\n".join(recipe.lines(found)))
+    out, reading, workers = Path(given.pop("out")), Reading(**given.pop("reading")), options.pool(given)
+    found = recipe.dpt(recipe.DPT(**given, reading=reading), out, workers)
+    if not _first_rank():
+        return
+    print("\n".join(teaching.lines(found)))
 
 
 def quality(arguments: list[str]) -> None:

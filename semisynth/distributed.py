@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,8 @@ def start(device: torch.device) -> bool:
     """Join the process group that `torchrun` announces in the environment; return whether this call started it."""
     if "RANK" not in os.environ or dist.is_initialized():
         return False
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # What one rank does alone, such as writing a data set, may take hours. A rank that is gone is noticed at once.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     return True
 
 
@@ -24,6 +27,17 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Be in the process group within this block; who leaves the outermost one, by an error too, is not waited for."""
+    began = start(device)
+    try:
+        yield
+    finally:
+        if began:
+            stop()
 
 
 def rank() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from semisynth.clusters import LOCAL, Ray, Workers
 from semisynth.engine import Engine
 from semisynth.errors import UserError, choose
 from semisynth.recipes import config, presets
@@ -118,7 +119,18 @@ def own_options(arguments: Sequence[str]) -> set[str]:
     } - {"name"}
 
 
-def add_pool(parser: ArgumentParser, out: str) -> None:
-    """The options of what runs many fits."""
-    parser.add_argument("--workers", type=int, default=1, help="fits at a time, each a process on one thread")
+def add_pool(parser: ArgumentParser, out: str, what: str = "fits") -> None:
+    """The options of what is made by many workers."""
+    parser.add_argument("--workers", type=int, default=1, help=f"{what} at a time, each a process on one thread")
+    told = (
+        f"a Ray cluster makes the {what}: that at this address, whose machines have semisynth and share this file "
+        "system; without an address a local one of so many --workers"
+    )
+    parser.add_argument("--ray", type=str, nargs="?", const=LOCAL, metavar="ADDRESS", help=told)
     parser.add_argument("--out", type=str, required=True, help=f"{out}; the same command goes on where it stopped")
+
+
+def pool(given: dict[str, Any]) -> Workers:
+    """The workers that the options ask for, which are taken out."""
+    count, address = given.pop("workers"), given.pop("ray")
+    return count if address is None else Ray(address, count)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semisynth import statistics, weights
+from semisynth.clusters import Workers
 from semisynth.errors import UserError
 from semisynth.recipes import cells, directory, origin, presets
 from semisynth.recipes.cells import Cell
@@ -32,7 +33,7 @@ def bench(
     labels: Sequence[int],
     seeds: Sequence[int],
     out: Path,
-    workers: int = 1,
+    workers: Workers = 1,
     tuned: Path | None = None,
     pivot: str | None = None,
     command: str = "",

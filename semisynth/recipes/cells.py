@@ -1,4 +1,4 @@
-"""Many fits on a few processes: a run directory for each, finished ones skipped, failures told at the end."""
+"""Many fits by a few workers: a run directory for each, finished ones skipped, failures told at the end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import re
 import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from semisynth import processes, weights
+from semisynth import clusters, weights
+from semisynth.clusters import Workers
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
 from semisynth.errors import UserError
@@ -54,20 +53,19 @@ class Cell:
         return found
 
 
-def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Path, Exception]:
+def run(cells: Sequence[Cell], workers: Workers = 1, name: str = "cells") -> dict[Path, Exception]:
     """Run, in this order, every cell that is not finished; returns the errors of cells that failed, by their paths.
 
-    Each worker is a process of its own that computes on one thread, whatever the number of workers: sums on several
-    threads round in another order, so a result would depend on it. Raises `UserError`, before any cell starts, when
-    one holds another configuration.
+    Each worker is a process of its own that computes on one thread, whatever the number of workers. Raises
+    `UserError`, before any cell starts, when one holds another configuration.
     """
-    _require_workers(workers)
+    clusters.require(workers)
     missing = [cell for cell in cells if single.finished(cell.config, cell.path) is None]
     failures: dict[Path, Exception] = {}
     if not missing:
         return failures
     with (
-        processes.pool(min(workers, len(missing)), begin) as pool,
+        clusters.pool(workers, len(missing), missing[0].config.engine.device) as pool,
         _Bar(name, len(cells), len(cells) - len(missing)) as bar,
     ):
         futures = {pool.submit(_fit, cell): cell for cell in missing}
@@ -78,12 +76,12 @@ def run(cells: Sequence[Cell], workers: int = 1, name: str = "cells") -> dict[Pa
     return failures
 
 
-def check(cells: Sequence[Cell], split: str, workers: int = 1) -> None:
+def check(cells: Sequence[Cell], split: str, workers: Workers = 1) -> None:
     """Build what the first seed of each setting names: a mistake is told before anything is written or trained.
 
     split: what will be measured on, which the data must have.
     """
-    _require_workers(workers)
+    clusters.require(workers)
     for cell in {cell.path.parent: cell for cell in reversed(cells)}.values():
         if not (cell.path / "result.json").exists():
             data = Materials(cell.config).data
@@ -137,26 +135,12 @@ def _error(future: Future[None]) -> Exception | None:
         future.result()
     except UserError as error:
         return error
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was ended from outside, perhaps for want of memory. "
-            "Run the same command again, with fewer --workers if it happens twice."
-        ) from error
+    except BrokenExecutor:
+        raise
     except Exception as error:
         console.print("".join(traceback.format_exception(error)), markup=False, highlight=False)
         return error
     return None
-
-
-def _require_workers(workers: int) -> None:
-    if workers < 1:
-        raise UserError(f"--workers is {workers}: give at least 1.")
-
-
-def begin() -> None:
-    """Prepare a worker of `run`: it computes on one thread."""
-    torch.set_num_threads(1)
-    processes.begin()
 
 
 class _Bar:

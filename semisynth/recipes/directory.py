@@ -18,6 +18,13 @@ def make(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}. Give another --out.") from error
 
 
+def taken(out: Path, parts: Collection[str]) -> bool:
+    """Whether a file is there, or a directory with anything but `parts`, which an end may have left half written."""
+    if not out.is_dir():
+        return out.exists()
+    return bool({file.name.removesuffix(".part") for file in out.iterdir()} - set(parts))
+
+
 def finished(
     out: Path, kind: str, record: str, options: Mapping[str, Any], parts: Collection[str]
 ) -> dict[str, Any] | None:
@@ -29,7 +36,7 @@ def finished(
         there = read_json(out / record)
         require(out, f"another {kind}", there.get("options", {}), options, options)
         return there
-    if out.exists() and (not out.is_dir() or {file.name.removesuffix(".part") for file in out.iterdir()} - set(parts)):
+    if taken(out, parts):
         article = "an" if kind[0] in "aeiou" else "a"
         raise UserError(f"--out {out} exists and is not {article} {kind}: give another one.")
     return None

@@ -15,28 +15,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from semisynth import charts, generators, noise, quality, weights
+from semisynth import clusters, distributed, generators, quality, weights
+from semisynth.clusters import Workers
 from semisynth.data import parquet
 from semisynth.data.datasets import Images, Reading
-from semisynth.data.stream import to_float
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, between
-from semisynth.evaluate import classify, logits
-from semisynth.evaluate import measure as measured
-from semisynth.generators.diffusion import Diffusion
+from semisynth.evaluate import logits
 from semisynth.models import Classifier
-from semisynth.recipes import directory, origin, restore, single
+from semisynth.recipes import directory, origin, restore, shards, single, teaching
 from semisynth.recipes.config import Config, method_class
 from semisynth.recipes.materials import drawn
 from semisynth.recipes.quality import HELD_OUT, compare
-from semisynth.recipes.sampling import latents, prepared
 
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
 DATA, QUALITY, SHEET = "data.parquet", "quality.json", "sheet.png"
-SPREAD = 0.1  # of the difficulty asked for (arXiv 2411.18109)
 CHOSEN = {"batch", "unlabeled_batch", *(option.name for option in fields(Engine))} - {"seed", "device"}
 
 
@@ -115,10 +109,25 @@ def several(asked: Sequence[DPT], out: Path) -> list[dict[str, Any]]:
     return [dpt(options, out) for options in asked]
 
 
-def dpt(options: DPT, out: Path) -> dict[str, Any]:
-    """Run all stages below `out`, or those that are missing; returns what is told of them, also in `out`/dpt.json."""
-    work = Work(options, out)
-    directory.make(out)
+def dpt(options: DPT, out: Path, workers: Workers = 1) -> dict[str, Any]:
+    """Run all stages below `out`, or those that are missing; returns what is told of them, also in `out`/dpt.json.
+
+    workers: who makes the images, which are the same whoever does; torchrun's processes share them, as they do the fits
+    """
+    clusters.require(workers)
+    with distributed.joined(resolve(options.device)):
+        if distributed.world() > 1 and workers != 1:
+            raise UserError("torchrun's processes make the images: leave --workers and --ray out.")
+        work = Work(options, out, workers)
+        directory.make(out)
+        stages = _stages(work, options)
+        told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
+        if distributed.rank() == 0:
+            weights.write_json(out / "dpt.json", told)
+        return told
+
+
+def _stages(work: Work, options: DPT) -> dict[str, Stage]:
     classifier = work.classifier(None, 0)
     stages = {"classifier-0": classifier}
     for number in range(1, options.rounds + 1):
@@ -128,36 +137,14 @@ def dpt(options: DPT, out: Path) -> dict[str, Any]:
             break
         classifier = work.classifier(made.get("images" if options.teach == "synthetic" else "labels"), number)
         stages[f"classifier-{number}"] = classifier
-    told = {"options": asdict(options), "stages": {name: work.told(name, stage) for name, stage in stages.items()}}
-    weights.write_json(out / "dpt.json", told)
-    return told
-
-
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """What is told of the stages, for people; of each class, how right its labels are beside what its images show."""
-    told = []
-    for name, stage in found["stages"].items():
-        shares = {"accuracy": stage.get("accuracy")}
-        shares |= {f"{split} accuracy": stage.get(split) for split in ("validation", "test")}
-        shares |= {f"FID of {what}": measures["fid"] for what, measures in stage.get("measures", {}).items()}
-        told.append(f"{name}: {stage['path']}{_shares(': ', shares)}")
-        labels = found["stages"].get(name.replace("quality", "labels"), {}).get("per_class", {})
-        for class_name, agreed in stage.get("agreement", {}).items():
-            right = {f"{what} of its labels": share for what, share in labels.get(class_name, {}).items()}
-            told.append(f"  class {class_name}{_shares(': ', {'images taken for it': agreed, **right})}")
-    return told
-
-
-def _shares(before: str, shares: Mapping[str, float | None]) -> str:
-    known = [f"{what} {share:.3f}" for what, share in shares.items() if share is not None]
-    return before + ", ".join(known) if known else ""
+    return stages
 
 
 class Work:
     """The stages of one set of options; each method runs a stage unless it is finished."""
 
-    def __init__(self, options: DPT, out: Path) -> None:
-        self.options, self.out = options, out
+    def __init__(self, options: DPT, out: Path, workers: Workers = 1) -> None:
+        self.options, self.out, self.workers = options, out, workers
         given = {"data": options.data, "labels_per_class": options.labels_per_class, **asdict(options.reading)}
         self.config = self._config(options.stage1, options.classifier, **given)
         self.data = origin.load(self.config)
@@ -234,83 +221,59 @@ class Work:
         asked: dict[str, float | None] = {"guidance": options.guidance, "steps": options.sampler_steps}
         asked |= {"each": options.images_per_class, "difficulty": options.difficulty}
         stage = self._named("images", asked, [diffusion])
-        names, device = generators.class_names(str(diffusion.path)), resolve(options.device)
-        total = options.images_per_class * len(names)
-        missing = [i for i in range(-(-total // SHARD)) if not self._shard(stage, i).exists()]
-        if missing:
+        total = options.images_per_class * len(generators.class_names(str(diffusion.path)))
+        parts = [(range(total)[i : i + SHARD], stage.path / f"{i // SHARD:05}.parquet") for i in range(0, total, SHARD)]
+        mine = parts[distributed.rank() :: distributed.world()]
+        sampler = shards.Sampler(
+            str(diffusion.path),
+            options.sampler_steps,
+            options.guidance,
+            options.seed,
+            options.device,
+            options.labels != "none",
+            options.difficulty,
+        )
+        tasks = [(sampler, numbers, path) for numbers, path in mine if not path.exists()]
+        if tasks:
             directory.make(stage.path)
-            loaded = generators.load(str(diffusion.path))
-            assert isinstance(loaded, Diffusion)
-            generator = Diffusion(loaded.denoiser, options.sampler_steps, options.guidance).to(device)
-            for i in missing:
-                self._make(generator, names, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
+            clusters.each(shards.make, tasks, self.workers, options.device)
+            shards.loaded.cache_clear()
+        distributed.barrier()
         return stage
 
     def quality(self, images: Stage, classifier: Stage) -> Stage:
         """What they look like, and their quality by the features of the classifier that they come from."""
         stage = self._named("quality", {"labels": self.options.labels}, [images, classifier])
-        if (stage.path / QUALITY).exists():
-            return stage
-        device, made = resolve(self.options.device), self.made(images)
-        directory.make(stage.path)
-        with weights.replacing(stage.path / SHEET) as beside:
-            classes = len(made.y.unique())
-            some = torch.cat(list(made.subset(torch.arange(min(10 * classes, len(made)))).batches(SHARD)))
-            beside.write_bytes(charts.sheet(to_float(some).numpy(), classes))
-        _, model, names, _ = restore.classifier(classifier.path, device)
-        assert isinstance(model, Classifier)
-        found: dict[str, Any] = {}
-        if len(made) > quality.NEIGHBOURS:
+        if distributed.rank() == 0 and not (stage.path / QUALITY).exists():
+            directory.make(stage.path)
+            made, device = self.made(images), resolve(self.options.device)
+            with weights.replacing(stage.path / SHEET) as beside:
+                beside.write_bytes(teaching.sheet(made))
+            _, model, names, _ = restore.classifier(classifier.path, device)
+            assert isinstance(model, Classifier)
             sets = {"synthetic": made, HELD_OUT: self.data.test}
-            found = compare(model, self.labeled.join(self.rest), sets, device)
-        if self.options.labels != "none":
-            agreed = classify(model, made, names, device=device)["per_class"]
-            found["agreement"] = {name: told["accuracy"] for name, told in agreed.items()}
-        weights.write_json(stage.path / QUALITY, found)
+            few = len(made) <= quality.NEIGHBOURS
+            found = {} if few else compare(model, self.labeled.join(self.rest), sets, device)
+            if self.options.labels != "none":
+                found["agreement"] = teaching.agreement(model, made, names, device)
+            weights.write_json(stage.path / QUALITY, found)
+        distributed.barrier()
         return stage
 
     def made(self, images: Stage) -> Images:
         """The images of all shards, with the classes that they were asked for."""
-        rows = [row for i in self._shards(images) for row in parquet.read(i, ("image", "label"))]
+        rows = [row for path in _shards(images) for row in parquet.read(path, ("image", "label"))]
         x = torch.stack([parquet.pixels(image) for image, _ in rows])
         return Images(x, torch.tensor([self.data.classes.index(label) for _, label in rows]))
 
     # ---- parts of a stage -------------------------------------------------------------------------------------------
-
-    def _make(self, generator: Diffusion, classes: Sequence[str], numbers: range, path: Path) -> None:
-        """One shard: each image from a latent of its own number, of the classes in turn."""
-        seeds = [noise.derive("dpt image", self.options.seed, i) for i in numbers]
-        z = latents(generator, seeds)
-        y = torch.tensor([i % generator.classes for i in numbers])
-        hard = self._hard(seeds)
-        device = next(generator.parameters()).device
-        with torch.no_grad():
-            asked = [part.to(device) for part in (y, hard) if part is not None and self.options.labels != "none"]
-            x = prepared(generator(z.to(device), *asked), None).cpu()
-        labels = [classes[c] for c in y.tolist()]
-        parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
-
-    def _hard(self, seeds: Sequence[int]) -> Tensor | None:
-        """How hard each image is asked to be."""
-        if self.options.difficulty is None:
-            return None
-        spread = [
-            torch.randn((), generator=torch.Generator().manual_seed(noise.derive("hard", seed))) for seed in seeds
-        ]
-        return (self.options.difficulty + SPREAD * torch.stack(spread)).clamp(0, 1)
-
-    def _shards(self, stage: Stage) -> list[Path]:
-        return sorted(stage.path.glob("*.parquet"))
-
-    def _shard(self, stage: Stage, i: int) -> Path:
-        return stage.path / f"{i:05}.parquet"
 
     def _rows(self, images: Stage | None) -> Callable[[], Iterable[list[Any]]]:
         """What the next classifier learns from: labeled images, those that were made, and the others as unlabeled."""
 
         def make() -> Iterable[list[Any]]:
             made = 0
-            for shard in self._shards(images) if images else ():
+            for shard in _shards(images) if images else ():
                 rows = parquet.read(shard, ("image", "label"))
                 # The labeled images come first among the real ones that were given labels, and are added below.
                 for row in rows if self.options.teach == "synthetic" else list(rows)[len(self.labeled) :]:
@@ -350,12 +313,13 @@ class Work:
     def _stage(
         self, name: str, asked: Mapping[str, Any], inputs: Sequence[Stage], make: Callable[[], Iterable[list[Any]]]
     ) -> Stage:
-        """A directory with a data set of rows: image, label, split."""
+        """A directory with a data set of rows: image, label, split; of several ranks the first one writes it."""
         stage = self._named(name, asked, inputs)
-        if not (stage.path / DATA).exists():
+        if distributed.rank() == 0 and not (stage.path / DATA).exists():
             directory.make(stage.path)
             columns = zip(*make(), strict=True)
             parquet.write(stage.path / DATA, dict(zip(("image", "label", "split"), map(list, columns), strict=True)))
+        distributed.barrier()
         return stage
 
     def _named(self, name: str, asked: Mapping[str, Any], inputs: Sequence[Stage]) -> Stage:
@@ -367,30 +331,20 @@ class Work:
         """What is known of a finished stage."""
         found: dict[str, Any] = {"path": str(stage.path)}
         kind = name.partition("-")[0]
-        if kind in ("classifier", "diffusion"):
+        if kind == "classifier":
             result = weights.read_json(stage.path / "result.json")
-            found["seconds"] = result["seconds"]
             found |= {split: result[split]["accuracy"] for split in ("validation", "test") if split in result}
         elif kind == "quality":
             found |= weights.read_json(stage.path / QUALITY)
         elif kind == "labels" and self.options.labels == "predicted":
-            found |= self._right(stage)
+            truth = self.labeled.join(self.rest).y
+            given = [self.data.classes.index(label) for (label,) in parquet.read(stage.path / DATA, ("label",))]
+            found |= teaching.right(torch.tensor(given), truth, self.data.classes)
         return found
 
-    def _right(self, labels: Stage) -> dict[str, Any]:
-        """How many of a classifier's labels are right, and of each class, where the data say."""
-        truth = self.labeled.join(self.rest).y
-        given = [self.data.classes.index(label) for (label,) in parquet.read(labels.path / DATA, ("label",))]
-        known = truth >= 0
-        votes = F.one_hot(torch.tensor(given)[known], len(self.data.classes)).double()
-        if not len(votes):
-            return {}
-        found = measured(votes, truth[known], self.data.classes)
-        each = {
-            name: {"precision": told["precision"], "recall": told["accuracy"]}
-            for name, told in found["per_class"].items()
-        }
-        return {"accuracy": found["accuracy"], "per_class": each}
+
+def _shards(stage: Stage) -> list[Path]:
+    return sorted(stage.path.glob("*.parquet"))
 
 
 def _rows(images: Images, classes: Sequence[str], split: str) -> Iterator[list[Any]]:

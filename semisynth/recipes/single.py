@@ -37,8 +37,7 @@ def fit(
     cannot be written or holds a run of another configuration or on other data, and when the configuration asks for what
     there is not.
     """
-    began = distributed.start(resolve(config.engine.device))
-    try:
+    with distributed.joined(resolve(config.engine.device)):
         result = finished(config, out)
         # What is built in stays as it is, and is not loaded to see that a run is finished.
         if result is None or data is not None or datasets.is_own(config.setting.data):
@@ -60,15 +59,12 @@ def fit(
             _conclude(materials, model, out, study)
         distributed.barrier()
         return weights.read_json(out / "result.json")
-    finally:
-        if began:
-            distributed.stop()
 
 
 def finished(config: Config, out: Path) -> dict[str, Any] | None:
     """The result of a finished run of this configuration in `out`; `UserError` if another one lives there."""
     if not (out / "config.json").exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if directory.taken(out, ("config.json",)):
             raise UserError(f"--out {out} exists and is not a run directory: give another one.")
         return None
     wanted = config.flat()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from semisynth import noise, weights
+from semisynth.clusters import Workers
 from semisynth.errors import Diverged, UserError
 from semisynth.recipes import cells, directory
 from semisynth.recipes.cells import Cell
@@ -28,7 +29,7 @@ def tune(
     out: Path,
     configurations: int = 16,
     seeds: Sequence[int] = range(10),
-    workers: int = 1,
+    workers: Workers = 1,
     fixed: Collection[str] = (),
     command: str = "",
 ) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Search:
         """The content of `tune.json` once there is a winner; `UserError` if another search lives in `out`."""
         path = self.out / "tune.json"
         if not path.exists():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            if directory.taken(self.out, ("tune.json",)):
                 raise UserError(f"--out {self.out} exists and is not a directory of tune: give another one.")
             return None
         there, wanted = weights.read_json(path), self._plan()

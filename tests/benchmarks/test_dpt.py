@@ -33,17 +33,16 @@ def test_every_cell_is_planned_once_and_rows_differ_in_what_they_say(bench) -> N
 
 def result(path: Path, accuracy: float, seconds: float) -> dict[str, object]:
     environment = {"commit": "abc", "device": "cpu"}
-    weights.write_json(path / "result.json", {"steps": 300, "environment": environment})
-    return {"path": str(path), "validation": accuracy, "test": accuracy, "seconds": seconds}
+    path.mkdir()
+    weights.write_json(path / "result.json", {"steps": 300, "seconds": seconds, "environment": environment})
+    return {"path": str(path), "validation": accuracy, "test": accuracy}
 
 
 def test_a_line_holds_its_own_classifier_and_what_led_to_it(bench, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
     stages = {
         "classifier-0": result(tmp_path / "first", 0.5, 2.0),
         "labels-1": {"path": "", "accuracy": 0.6},
-        "diffusion-1": {"path": "", "seconds": 60.0},
+        "diffusion-1": result(tmp_path / "diffusion", 0.0, 60.0),
         "classifier-1": result(tmp_path / "second", 0.75, 3.0),
     }
     first = bench.line(bench.Cell("fixmatch", "stage1", 2, 100), stages)

@@ -24,3 +24,14 @@ def test_what_differs_in_the_names_that_count_is_told(tmp_path):
         UserError, match=r"holds another: b \(2 there, 5 asked\), c \(3 there, 4 asked\)\. Give another"
     ):
         directory.require(tmp_path, "another", there, wanted, wanted)
+
+
+def test_a_directory_is_taken_by_anything_but_its_own_parts(tmp_path):
+    out = tmp_path / "out"
+    assert not directory.taken(out, ())
+    out.mkdir()
+    assert not directory.taken(out, ())
+    for name in ("a.json", "a.json.part"):
+        (out / name).touch()
+        assert not directory.taken(out, ("a.json",)) and directory.taken(out, ("b.json",))
+    assert directory.taken(out / "a.json", ("a.json",))

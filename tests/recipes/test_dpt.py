@@ -15,7 +15,9 @@ from semisynth import weights
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
+from semisynth.generators.diffusion import Diffusion
 from semisynth.recipes import dpt as recipe
+from semisynth.recipes import shards
 from semisynth.recipes.dpt import DPT, Stage, dpt
 from semisynth.recipes.materials import drawn
 
@@ -86,7 +88,7 @@ def test_an_image_has_the_name_of_the_class_that_it_was_asked_for(tmp_path: Path
     diffusion = work.diffusion(labels)
     asked: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe.Diffusion, "forward", lambda self, z, y: asked.extend(y.tolist()) or z.clamp(0, 1))
+        patch.setattr(Diffusion, "forward", lambda self, z, y: asked.extend(y.tolist()) or z.clamp(0, 1))
         path = work.images(diffusion).path
     found = [row["label"] for row in arrow.read_table(path / "00000.parquet").to_pylist()]
     assert (found, asked) == (["2", "7", "2", "7"], [0, 1, 0, 1])
@@ -120,8 +122,6 @@ def test_only_what_depends_on_an_option_is_made_again(made: tuple[Path, dict[str
         other = recipe.Work(replace(SMALL, **options), made[0])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recipe.single, "fit", lambda *a, **k: None)
-            patch.setattr(recipe.Work, "_make", lambda *a: None)
-            patch.setattr(recipe.generators, "load", lambda name: recipe.Diffusion(torch.nn.Identity()))
             patch.setattr(recipe.parquet, "write", lambda *a: None)
             patch.setattr(recipe.restore, "trained", lambda *a: (None, None, None))
             patch.setattr(recipe, "logits", lambda m, i, *a, **k: torch.zeros(len(i), 10))
@@ -200,11 +200,9 @@ def test_images_may_be_asked_for_by_their_difficulty(tmp_path: Path) -> None:
     told = dpt(replace(SMALL, difficulty=0.3), tmp_path)["stages"]
     config = weights.read_json(Path(told["diffusion-1"]["path"]) / "config.json")
     assert config["judge"] == told["classifier-0"]["path"]
-    work = recipe.Work(replace(SMALL, difficulty=0.3), tmp_path)
-    asked = work._hard(range(4000))
-    assert asked is not None and asked.mean().item() == pytest.approx(0.3, abs=0.01)
+    asked = shards.drawn(0.3, range(4000))
+    assert asked.mean().item() == pytest.approx(0.3, abs=0.01)
     assert asked.std().item() == pytest.approx(0.1, abs=0.01) and asked.min() >= 0 and asked.max() <= 1
-    assert recipe.Work(SMALL, tmp_path)._hard(range(3)) is None
     other = dpt(replace(SMALL, difficulty=0.9), tmp_path)["stages"]
     assert other["diffusion-1"] == told["diffusion-1"] and other["images-1"] != told["images-1"]
 
@@ -225,7 +223,7 @@ def test_the_diffusion_model_may_learn_from_other_labels(tmp_path: Path) -> None
     assert config["method"]["drop"] == 1.0
     with pytest.MonkeyPatch.context() as patch:
         asked: list[tuple[Any, ...]] = []
-        patch.setattr(recipe.Diffusion, "forward", lambda self, z, *y: asked.append(y) or z.clamp(0, 1))
+        patch.setattr(Diffusion, "forward", lambda self, z, *y: asked.append(y) or z.clamp(0, 1))
         recipe.Work(replace(none, guidance=2.0), tmp_path).images(Stage(Path(told["diffusion-1"]["path"]), ""))
     assert asked == [()]
 
@@ -247,7 +245,7 @@ def test_true_labels_are_asked_for_where_not_all_are_known(tmp_path: Path) -> No
         work.labels(Stage(tmp_path, ""))
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="trains no classifier"):
         replace(SMALL, stage1="gan")
     for name, value in (("rounds", 0), ("real_share", 2.0), ("images_per_class", -1), ("labels_per_class", 0)):
@@ -255,4 +253,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             replace(SMALL, **{name: value})
     with pytest.raises(UserError, match="labels_per_class is 500"):
         dpt(replace(SMALL, labels_per_class=500), tmp_path / "out")
+    for workers, world, told in ((0, 1, "--workers is 0"), (2, 2, "leave --workers and --ray out")):
+        monkeypatch.setattr(recipe.distributed, "world", lambda world=world: world)
+        with pytest.raises(UserError, match=told):
+            dpt(SMALL, tmp_path / "out", workers)
     assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -366,7 +367,7 @@ def test_a_run_goes_on_and_gives_the_same_bytes_with_images_in_a_file(own, tmp_p
 
 
 def test_what_is_for_the_first_rank_is_not_done_by_another(tmp_path, monkeypatch):
-    other = SimpleNamespace(start=lambda device: False, rank=lambda: 1, barrier=lambda: None)
+    other = SimpleNamespace(joined=nullcontext, rank=lambda: 1, barrier=lambda: None)
     monkeypatch.setattr(single, "distributed", other)
     with pytest.raises(UserError, match=r"result\.json does not exist"):
         single.fit(tiny.config("supervised", steps=1), tmp_path, show=False)

@@ -137,6 +137,11 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
         tune.tune(CONFIG, tmp_path)
 
 
+def test_a_search_that_ended_before_its_first_file_was_whole_begins(tmp_path: Path) -> None:
+    (tmp_path / "tune.json.part").write_text("{")
+    assert Search(CONFIG, tmp_path, 2, (0,)).finished() is None
+
+
 def test_an_empty_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--configurations is 0"):
         tune.tune(CONFIG, tmp_path / "out", 0)
