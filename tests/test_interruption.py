@@ -25,7 +25,7 @@ from semisynth.engine import Engine
 from semisynth.method import Batch, Losses
 from semisynth.recipes import single
 
-SECONDS = 60  # in which a command begins, and in which it ends
+SECONDS = 600  # in which a command begins, and in which it ends, under any load
 # The command, where each call of a function takes a moment longer, so that it is still at work when it is told to end.
 SLOWLY = """
 import importlib, sys, time
