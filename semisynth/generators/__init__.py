@@ -50,7 +50,8 @@ def _built(shape: tuple[int, int, int], classes: int, options: Mapping[str, Any]
     """The generator that a run's options describe, and the part of it that the run trained."""
     if options["name"] == "edm":
         denoiser = denoiser_of(shape, classes, options["network"], options["patch"], options["deviation"])
-        return Diffusion(denoiser, options["sampler_steps"], options["guidance"]), denoiser
+        sampler = options.get("sampler", "heun")  # an earlier version had but this one
+        return Diffusion(denoiser, options["sampler_steps"], options["guidance"], sampler=sampler), denoiser
     generator = ConditionalGenerator(shape, classes, options["latent"], options["width"])
     return generator, generator
 

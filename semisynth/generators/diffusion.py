@@ -2,7 +2,8 @@
 
 Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-based generative models", NeurIPS 2022
 (arXiv 2206.00364), called EDM below. Guidance: Ho and Salimans, 2022 (arXiv 2207.12598), limited to an interval of
-noise levels by Kynkäänniemi et al., 2024 (arXiv 2404.07724).
+noise levels by Kynkäänniemi et al., 2024 (arXiv 2404.07724). DPM-Solver++: Lu et al., 2022 (arXiv 2211.01095), by
+diffusers' scheduler.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from semisynth.errors import between
+from semisynth import optional
+from semisynth.errors import between, choose
 from semisynth.generators.protocol import Generator, vectors
-from semisynth.models.uvit import UViT
+from semisynth.models import unet, uvit
 from semisynth.twice import twice
 
 Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
+NEEDING = "sampler dpm++"
 LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced (EDM, table 1)
 
 
@@ -53,9 +57,11 @@ class Denoiser(nn.Module):
         return torch.cat([y, torch.zeros_like(y[:, :1])], 1)
 
 
-def denoiser_of(shape: tuple[int, int, int], classes: int, size: str, patch: int, deviation: float) -> Denoiser:
-    """A U-ViT as a denoiser."""
-    return Denoiser(UViT(shape, classes + 1, size, patch), shape, classes, deviation)
+def denoiser_of(shape: tuple[int, int, int], classes: int, network: str, patch: int, deviation: float) -> Denoiser:
+    """A U-ViT or a U-Net, by its size's name, as a denoiser; patch: of the U-ViT."""
+    choose(network, [*uvit.SIZES, *unet.SIZES], "size of the network")
+    parts = (shape, classes + 1, network)
+    return Denoiser(unet.UNet(*parts) if network in unet.SIZES else uvit.UViT(*parts, patch), shape, classes, deviation)
 
 
 def levels(steps: int, low: float = LOWEST, high: float = HIGHEST, rho: float = RHO) -> list[float]:
@@ -94,22 +100,46 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = 
             return euler
         return x + (then - now) * (slope + (euler - denoise(euler, then)) / then) / 2
 
-    again = twice(step)  # on the way back no method's `twice` is around it, and it must save the same tensors
     for now, then in pairwise(sigmas):
-        if remember or not torch.is_grad_enabled():
-            x = step(x, now, then)
-        else:
-            x = checkpoint(again, x, now, then, use_reentrant=False)
+        x = _again(step, x, now, then, remember=remember)
     return x
+
+
+def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = True) -> Tensor:
+    """The same by DPM-Solver++ (2M), whose steps are one pass each and of second order by the pass before.
+
+    Arguments as of `heun`. What is computed again is the denoising; the rest of a step keeps nothing for the way back.
+    """
+    scheduler = optional.diffusers(NEEDING).EDMDPMSolverMultistepScheduler(solver_order=2)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)  # its own are the same, rounded to float32
+    scheduler.set_begin_index(0)
+    scheduler.convert_model_output = lambda output, sample: output  # our denoiser has done the preconditioning
+    for time, now in zip(scheduler.timesteps, sigmas[:-1], strict=True):
+        x = scheduler.step(_again(denoise, x, now, remember=remember), time, x).prev_sample
+    return x
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "dpm++": multistep}
+
+
+def _again(function: Callable[..., Tensor], *arguments: Any, remember: bool) -> Tensor:
+    """function(*arguments); unless `remember`, computed once more on the way back."""
+    if remember or not torch.is_grad_enabled():
+        return function(*arguments)
+    # On the way back no method's `twice` is around it, and it must save the same tensors.
+    again: Tensor = checkpoint(twice(function), *arguments, use_reentrant=False)
+    return again
 
 
 class Diffusion(Generator):
     """A `Generator`: z is the noise that a deterministic sampler starts from.
 
-    Each step is computed again on the way back, so the memory of a gradient does not grow with the steps.
+    Each step is computed again on the way back, so that for a gradient nothing is kept of it but its image.
 
-    steps: of Heun's method, two passes of the network each; guidance: weight of the class, 1 for none; interval: noise
-    levels at which it applies.
+    steps: of the sampler; guidance: weight of the class, 1 for none; interval: noise levels at which it applies;
+    sampler: heun, of two passes of the network a step, or dpm++, of one. `UserError` where that needs diffusers and
+    there is none.
     """
 
     def __init__(
@@ -118,15 +148,19 @@ class Diffusion(Generator):
         steps: int = 18,
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, math.inf),
+        sampler: str = "heun",
     ) -> None:
         super().__init__()
         between(1, 10_000, steps=steps)
         between(0, 100, guidance=guidance)
+        self.sample = SAMPLERS[choose(sampler, SAMPLERS, "sampler")]
+        if self.sample is multistep:
+            optional.diffusers(NEEDING)  # that it is missing is told now, not after a training
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
         self.sigmas, self.guidance, self.interval = levels(steps), guidance, interval
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,), class vectors or None for images of any class -> images in [0, 1]."""
         denoise = guided(self.denoiser, y, self.guidance, self.interval)
-        found = heun(denoise, z * self.sigmas[0], self.sigmas, remember=False)
+        found = self.sample(denoise, z * self.sigmas[0], self.sigmas, remember=False)
         return ((found + 1) / 2).clamp(0, 1)

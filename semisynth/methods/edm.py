@@ -7,16 +7,19 @@ Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-base
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from semisynth import noise
-from semisynth.errors import between
+from semisynth.errors import UserError, between
 from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of
 from semisynth.generators.protocol import in_turn
 from semisynth.method import Batch, Losses, Method, Update
+from semisynth.models import unet
 
+PATCH = 4
 MEAN, DEVIATION = -1.2, 1.2  # of the logarithm of sigma in training (EDM, table 1)
 
 
@@ -26,11 +29,14 @@ class EDM(Method):
     lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1].
 
     Args:
-        network: size of the U-ViT: tiny, small, mid, large or huge
-        patch: pixels of a side of its patches
+        network: size of the U-ViT: tiny, small, mid, large or huge; or unet-tiny or unet, U-Nets of the library
+            diffusers, which has to be installed for them
+        patch: pixels of a side of the U-ViT's patches; not for a U-Net, which has none
         drop: probability that an image's class is left out
         deviation: sigma_data, of the pixels
-        sampler_steps: of Heun's method, with which it is a generator
+        sampler: which makes it a generator: heun, Heun's method of two passes of the network a step, or dpm++,
+            DPM-Solver++ (2M) of the library diffusers, of one
+        sampler_steps: of the sampler
         guidance: weight of the class in sampling, 1 for none
         model_lr: of AdamW
     """
@@ -45,17 +51,21 @@ class EDM(Method):
         classes: int,
         *,
         network: str = "tiny",
-        patch: int = 4,
+        patch: int = PATCH,
         drop: float = 0.1,
         deviation: float = 0.5,
+        sampler: Literal["heun", "dpm++"] = "heun",
         sampler_steps: int = 18,
         guidance: float = 1.0,
         model_lr: float = 2e-3,
     ) -> None:
         super().__init__()
         between(0, 1, drop=drop)
+        if network in unet.SIZES and patch != PATCH:
+            raise UserError(f"network '{network}' has no patches: leave patch out.")
         self.model = denoiser_of(shape, classes, network, patch, deviation)
-        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance)
+        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance, sampler=sampler)
+        self.generator_of(self.model)  # its errors are raised now, not after the training
         self.drop, self.model_lr = drop, model_lr
 
     def updates(self) -> dict[str, Update]:
