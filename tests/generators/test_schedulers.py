@@ -89,6 +89,10 @@ def test_multistep_is_their_loop(denoiser: Denoiser, steps: int) -> None:
     sigmas, x = levels(steps), 80 * noise()
     found = multistep(guided(denoiser, None, 1.0, (0.0, 0.0)), x, sigmas)
     torch.testing.assert_close(found, theirs(scheduler, denoiser.network, x), rtol=1e-6, atol=1e-6)
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
+    scheduler.timesteps = scheduler.precondition_noise(scheduler.sigmas[:-1])
+    torch.testing.assert_close(found, theirs(scheduler, denoiser.network, x), rtol=1e-11, atol=1e-11)
 
 
 def test_the_euler_half_of_heuns_step_is_theirs(denoiser: Denoiser) -> None:
