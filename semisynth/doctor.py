@@ -32,7 +32,7 @@ from semisynth.weights import write_json
 OPTIONAL = (
     ("pyarrow", "Parquet manifests, and images in Parquet", "pip install 'semisynth[parquet]'"),
     ("datasets", "--data hub:NAME", "pip install 'semisynth[hub]'"),
-    ("diffusers", "networks unet and unet-tiny and sampler dpm++ of edm", "pip install 'semisynth[diffusers]'"),
+    ("diffusers", "edm with a U-Net, dpm++ or in a latent space", "pip install 'semisynth[diffusers]'"),
     ("s3fs", "--data s3://...", "pip install s3fs"),
     ("gcsfs", "--data gs://...", "pip install gcsfs"),
 )

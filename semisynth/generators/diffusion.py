@@ -21,6 +21,7 @@ from semisynth import optional
 from semisynth.errors import between, choose
 from semisynth.generators.protocol import Generator, vectors
 from semisynth.models import unet, uvit
+from semisynth.models.autoencoder import Autoencoder
 from semisynth.twice import twice
 
 Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
@@ -31,8 +32,9 @@ LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced
 class Denoiser(nn.Module):
     """denoiser(x, sigma, y) -> denoised: the mean of images in [-1, 1] given them with noise of deviation sigma.
 
-    x (n, c, h, w); sigma (n,); y labels (n,), class vectors (n, classes), or None for the mean over all classes. The
-    network gets an input of unit variance and need not undo noise that hardly is there (EDM, eq. 7 and table 1).
+    x (n, c, h, w), latents in place of images as well; sigma (n,); y labels (n,), class vectors (n, classes), or None
+    for the mean over all classes. The network gets an input of unit variance and need not undo noise that hardly is
+    there (EDM, eq. 7 and table 1).
     network: (x, level (n,), vectors (n, classes + 1), the last one for no class) -> (n, c, h, w).
     """
 
@@ -139,7 +141,7 @@ class Diffusion(Generator):
 
     steps: of the sampler; guidance: weight of the class, 1 for none; interval: noise levels at which it applies;
     sampler: heun, of two passes of the network a step, or dpm++, of one. `UserError` where that needs diffusers and
-    there is none.
+    there is none. vae: of a denoiser of latents, what decodes them.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Diffusion(Generator):
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, math.inf),
         sampler: str = "heun",
+        vae: Autoencoder | None = None,
     ) -> None:
         super().__init__()
         between(1, 10_000, steps=steps)
@@ -157,10 +160,11 @@ class Diffusion(Generator):
         if self.sample is multistep:
             optional.diffusers(NEEDING)  # that it is missing is told now, not after a training
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
+        self.vae = vae
         self.sigmas, self.guidance, self.interval = levels(steps), guidance, interval
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,), class vectors or None for images of any class -> images in [0, 1]."""
         denoise = guided(self.denoiser, y, self.guidance, self.interval)
         found = self.sample(denoise, z * self.sigmas[0], self.sigmas, remember=False)
-        return ((found + 1) / 2).clamp(0, 1)
+        return ((found + 1) / 2).clamp(0, 1) if self.vae is None else _again(self.vae.decoded, found, remember=False)

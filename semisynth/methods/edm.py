@@ -16,8 +16,9 @@ from semisynth import noise
 from semisynth.errors import UserError, between
 from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of
 from semisynth.generators.protocol import in_turn
-from semisynth.method import Batch, Losses, Method, Update
-from semisynth.models import unet
+from semisynth.method import Batch, External, Losses, Method, Update
+from semisynth.models import autoencoder, unet
+from semisynth.models.autoencoder import Autoencoder
 
 PATCH = 4
 MEAN, DEVIATION = -1.2, 1.2  # of the logarithm of sigma in training (EDM, table 1)
@@ -26,14 +27,18 @@ MEAN, DEVIATION = -1.2, 1.2  # of the logarithm of sigma in training (EDM, table
 class EDM(Method):
     """E[ lambda(sigma) || D(x + sigma n; sigma, y) - x ||^2 ] with ln sigma ~ N(-1.2, 1.2^2) (EDM, eq. 2 and table 1).
 
-    lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1].
+    lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, and images x in [-1, 1], or their latents (Rombach
+    et al., CVPR 2022, arXiv 2112.10752).
 
     Args:
         network: size of the U-ViT: tiny, small, mid, large or huge; or unet-tiny or unet, U-Nets of the library
             diffusers, which has to be installed for them
         patch: pixels of a side of the U-ViT's patches; not for a U-Net, which has none
+        latent: where the diffusion happens if not on pixels: the folder of an AutoencoderKL that diffusers saved, or of
+            a pipeline with one in its folder vae, or hub:OWNER/NAME or hub:OWNER/NAME/FOLDER, which diffusers fetches;
+            each image is encoded once, and a latent of it drawn at each step
         drop: probability that an image's class is left out
-        deviation: sigma_data, of the pixels
+        deviation: sigma_data, of the pixels; of latents, where their autoencoder scales them as usual, it is about 1
         sampler: which makes it a generator: heun, Heun's method of two passes of the network a step, or dpm++,
             DPM-Solver++ (2M) of the library diffusers, of one
         sampler_steps: of the sampler
@@ -52,6 +57,7 @@ class EDM(Method):
         *,
         network: str = "tiny",
         patch: int = PATCH,
+        latent: str | None = None,
         drop: float = 0.1,
         deviation: float = 0.5,
         sampler: Literal["heun", "dpm++"] = "heun",
@@ -63,8 +69,10 @@ class EDM(Method):
         between(0, 1, drop=drop)
         if network in unet.SIZES and patch != PATCH:
             raise UserError(f"network '{network}' has no patches: leave patch out.")
-        self.model = denoiser_of(shape, classes, network, patch, deviation)
-        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance, sampler=sampler)
+        vae = autoencoder.load(latent, shape) if latent else None
+        self.vae = External(vae) if vae else None
+        self.model = denoiser_of(vae.latent_shape if vae else shape, classes, network, patch, deviation)
+        self.generator_of = partial(Diffusion, steps=sampler_steps, guidance=guidance, sampler=sampler, vae=vae)
         self.generator_of(self.model)  # its errors are raised now, not after the training
         self.drop, self.model_lr = drop, model_lr
 
@@ -74,12 +82,23 @@ class EDM(Method):
 
     def loss(self, batch: Batch) -> Losses:
         """The weighted error of denoising, one noise level an image."""
-        n, x = len(batch.x), 2 * batch.x - 1
+        n, x = len(batch.x), self.clean(batch.x)
         sigma = (MEAN + DEVIATION * noise.normal(n, like=x)).exp()
         y = torch.where(noise.uniform(n, like=x) < self.drop, -1, batch.y)
         noisy = x + sigma.view(-1, 1, 1, 1) * noise.normal(*x.shape, like=x)
         error = (self.model(noisy, sigma, y) - x).square().flatten(1).mean(1)
         return Losses({"denoising": (weight(sigma, self.model.deviation) * error).mean()})
+
+    def clean(self, x: Tensor) -> Tensor:
+        """What is to be denoised: pixels in [-1, 1], or latents drawn by their means and deviations."""
+        if self.vae is None:
+            return 2 * x - 1
+        mean, spread = x.chunk(2, 1)
+        return mean + spread * noise.normal(*mean.shape, like=mean)
+
+    def encoded_by(self) -> External[Autoencoder] | None:
+        """The autoencoder, which gives these means and deviations."""
+        return self.vae
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
         """n images of the classes in turn."""

@@ -170,7 +170,7 @@ class Work:
             directory.make(stage.path)
             loaded = generators.load(str(diffusion.path))
             assert isinstance(loaded, Diffusion)
-            generator = Diffusion(loaded.denoiser, options.sampler_steps, options.guidance).to(device)
+            generator = Diffusion(loaded.denoiser, options.sampler_steps, options.guidance, vae=loaded.vae).to(device)
             for i in missing:
                 self._make(generator, names, range(i * SHARD, min((i + 1) * SHARD, total)), self._shard(stage, i))
         return stage
