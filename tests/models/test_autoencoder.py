@@ -51,8 +51,20 @@ def test_it_is_found_in_its_folder_and_in_that_of_a_pipeline(tmp_path: Path) -> 
     saved(tmp_path / "vae")
     one, other = (autoencoder.load(str(place), SHAPE) for place in (tmp_path / "vae", tmp_path))
     assert one(images()).equal(other(images()))
+
+
+def test_it_draws_nothing_from_what_others_draw_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    source, read = saved(tmp_path), diffusers.AutoencoderKL.from_pretrained
+
+    def drawing(*arguments: object, **options: object) -> object:
+        torch.rand(1)  # as earlier versions do
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(diffusers.AutoencoderKL, "from_pretrained", drawing)
     before = torch.random.get_rng_state()
-    autoencoder.load(str(tmp_path), SHAPE)
+    autoencoder.load(source, SHAPE)
     assert torch.random.get_rng_state().equal(before)
 
 
