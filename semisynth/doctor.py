@@ -32,6 +32,7 @@ from semisynth.weights import write_json
 OPTIONAL = (
     ("pyarrow", "Parquet manifests, and images in Parquet", "pip install 'semisynth[parquet]'"),
     ("datasets", "--data hub:NAME", "pip install 'semisynth[hub]'"),
+    ("diffusers", "edm with a U-Net, dpm++ or in a latent space", "pip install 'semisynth[diffusers]'"),
     ("s3fs", "--data s3://...", "pip install s3fs"),
     ("gcsfs", "--data gs://...", "pip install gcsfs"),
 )

@@ -23,8 +23,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Batch:
     """One step's data: this rank's part of it.
 
-    x: labeled images (n, c, h, w) in [0, 1]; y: labels (n,); u: unlabeled images (m, c, h, w), m = 0 without any;
-    index: data set index of each row of u, -1 for a synthetic one; step: from 0; progress: step / steps.
+    x: labeled images (n, c, h, w) in [0, 1], or what the method's encoder makes of them; y: labels (n,); u: unlabeled
+    images (m, c, h, w), m = 0 without any; index: data set index of each row of u, -1 for a synthetic one; step: from
+    0; progress: step / steps.
     """
 
     x: Tensor
@@ -106,6 +107,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def updates(self) -> Mapping[str, Update | Average]:
         """The updates of a step, run in this order."""
+
+    def encoded_by(self) -> External[Any] | None:
+        """What encodes the labeled images, each once and before the first step, if a loss reads that and not them."""
+        return None
 
     def samples(self, n: int, like: Tensor) -> dict[str, Tensor]:
         """n synthetic images of each kind that the method works with, for the report; device and dtype of `like`."""

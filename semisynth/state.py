@@ -31,6 +31,11 @@ def move(average: Average, step: int) -> None:
         target.copy_(source)
 
 
+def externals(method: Method) -> dict[str, str]:
+    """The fingerprints of a method's foreign networks by name."""
+    return {name: module.fingerprint() for name, module in method.named_modules() if isinstance(module, External)}
+
+
 class State:
     """The memory of a run: the tensors of the method, its optimisers and its average, and the number of steps done."""
 
@@ -41,11 +46,6 @@ class State:
         self.seconds = 0.0
         self.metrics: dict[str, Tensor] = {}  # the newest value of each term and metric: updates may run at other steps
 
-    def externals(self) -> dict[str, str]:
-        """The fingerprints of the foreign networks by name."""
-        modules = self.method.named_modules()
-        return {name: module.fingerprint() for name, module in modules if isinstance(module, External)}
-
     def save(self, path: Path) -> None:
         """Write the checkpoint; `path` is whole at any moment."""
         content = {
@@ -53,7 +53,7 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
             "metrics": self.metrics,
-            "externals": self.externals(),
+            "externals": externals(self.method),
             "method": self.method.state_dict(),
             "ema": self.ema.target.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -67,8 +67,10 @@ class State:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or belongs to another method or generator."""
         content = _read(path)
-        if content["externals"] != self.externals():
-            raise UserError(f"{path} was made with another generator or teacher: use the same one, or another --out.")
+        if content["externals"] != externals(self.method):
+            raise UserError(
+                f"{path} was made with another generator, teacher or autoencoder: use the same one, or another --out."
+            )
         try:
             self.method.load_state_dict(content["method"])
             self.ema.target.load_state_dict(content["ema"])

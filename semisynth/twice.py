@@ -71,7 +71,8 @@ def group_norm(
         weight = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
     if bias is None:
         bias = torch.zeros_like(weight)
-    y: Tensor = _apply(GroupNorm, x, weight, bias, num_groups, eps)
+    # Made dense here and not in the function, whose second derivative goes through what it is given.
+    y: Tensor = _apply(GroupNorm, _dense(x, x), weight, bias, num_groups, eps)
     return y
 
 
@@ -245,7 +246,7 @@ class GroupNorm(Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        x, sizes = _dense(x, x), (len(x), x.shape[1], x[0, 0].numel(), groups)
+        sizes = (len(x), x.shape[1], x[0, 0].numel(), groups)
         y, mean, scale = aten.native_group_norm(x, weight, bias, *sizes, eps)
         context.save_for_backward(x, weight, mean, scale)
         context.sizes = sizes
@@ -312,4 +313,5 @@ def _affine(like: Tensor, constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Te
 def _dense(t: Tensor, like: Tensor) -> Tensor:
     """t as the kernels of group norm want it: contiguous, or on the CPU with the channels last, where `like` has."""
     last = like.dim() == 4 and like.device.type == "cpu" and like.is_contiguous(memory_format=torch.channels_last)
+    last = last and 1 not in like.shape  # where that is, strides may be any, and the kernels look at them
     return t.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -329,7 +329,7 @@ def test_another_generator_under_the_same_name_is_refused(generator, tmp_path, c
     single.fit(tiny.config("gan", steps=1, labels_per_class=0), tmp_path / "new", show=False)
     shutil.copytree(tmp_path / "new", copy, dirs_exist_ok=True)
     assert main(arguments) == 2
-    assert "checkpoint.pt was made with another generator or teacher" in capsys.readouterr().err
+    assert "checkpoint.pt was made with another generator, teacher or autoencoder" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_is_told_with_its_term_and_step(tmp_path, capsys):

@@ -86,6 +86,26 @@ def test_channels_may_be_last(function: Callable[..., Tensor], shapes: list[tupl
         assert (found - one).norm() <= 1e-12 * one.norm()
 
 
+STRIDES = {  # of what comes from attention, channels may be last but for the stride of the only image
+    "one image": ((1, 6, 4, 5), (6, 1, 30, 6)),
+    "one row": ((1, 6, 1, 5), (6, 1, 30, 6)),
+    "no dense order": ((2, 6, 4, 5), (480, 80, 10, 2)),
+}
+
+
+@pytest.mark.parametrize("shape, strides", STRIDES.values(), ids=STRIDES)
+def test_group_norm_takes_any_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    values, weight = tensor(*shape), tensor(6, seed=1)
+    x = torch.empty_strided(shape, strides, dtype=values.dtype).copy_(values.detach()).requires_grad_()
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return F.group_norm(x, 2, w)
+
+    found = derivatives(twice(function), [x, weight])
+    for one, known in zip(found, derivatives(function, [values, weight]), strict=True):
+        assert (one - known).norm() <= 1e-12 * known.norm()
+
+
 @pytest.mark.parametrize("name", zoo.NETWORKS)
 def test_a_network_and_its_mixed_derivative_are_the_same(name: str) -> None:
     model, phi = zoo.network(name), zoo.batch().x.requires_grad_()

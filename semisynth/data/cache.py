@@ -137,7 +137,7 @@ class _Filling:
         bad = [told for chunk in kept for told in chunk.unreadable.values()]
         decoded = contextlib.closing(self._decoded(list(chunks.gaps(kept, total))))
         done = sum(chunk.count for chunk in kept)
-        with _Bar(f"decoding {self.catalog.name}", total, done) as bar, decoded as found:
+        with Bar(f"decoding {self.catalog.name}", total, done) as bar, decoded as found:
             for chunk in found:
                 bar.step(chunk.count)
                 bad += chunk.unreadable.values()
@@ -224,7 +224,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-class _Bar:
+class Bar:
     """Progress and the time left, where decoding takes longer than a moment; lines where there is no terminal."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
@@ -233,7 +233,7 @@ class _Bar:
         self.task = self.progress.add_task(escape(name), total=total, completed=done)
         self.told = time.perf_counter() + MOMENT
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:

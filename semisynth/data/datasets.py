@@ -59,7 +59,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Images:
-    """Images x (n, c, h, w) uint8, in memory or in a file, and their labels y (n,) int64, -1 where there is none."""
+    """Images x (n, c, h, w) uint8, in memory or in a file, and their labels y (n,) int64, -1 where there is none.
+
+    What an encoder made of images (`encoded`) is float32.
+    """
 
     x: Tensor | Stored
     y: Tensor

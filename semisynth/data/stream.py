@@ -52,15 +52,15 @@ def _permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 -> float in [0, 1]."""
-    return images.float() / 255
+    """uint8 -> float in [0, 1]; what is float already stays as it is."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 class Placed:
-    """Images x on the device as one uint8 tensor; those that stay in their file are brought there row by row."""
+    """Images x on the device as one tensor; those that stay in their file are brought there row by row."""
 
     def __init__(self, x: Tensor | Stored, device: torch.device) -> None:
-        if not isinstance(x, Tensor) and device.type != "cpu" and math.prod(x.shape) <= ON_DEVICE:
+        if not isinstance(x, Tensor) and device.type != "cpu" and math.prod(x.shape) * x.dtype.itemsize <= ON_DEVICE:
             x = whole(x, device)  # a copy from the host, each step, may wait for the device's work
         self.x, self.device = x.to(device) if isinstance(x, Tensor) else x, device
 
@@ -72,7 +72,7 @@ class Placed:
 
 def whole(x: Stored, device: torch.device) -> Tensor:
     """All images of a file on the device; the host holds a few at a time."""
-    held = torch.empty(x.shape, dtype=torch.uint8, device=device)
+    held = torch.empty(x.shape, dtype=x.dtype, device=device)
     for part, rows in zip(held.split(BLOCK), torch.arange(len(x)).split(BLOCK), strict=True):
         part.copy_(x[rows])
     return held

@@ -17,6 +17,8 @@ from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
 from semisynth.generators.protocol import sample as sample
 from semisynth.generators.protocol import shape as shape
+from semisynth.method import External
+from semisynth.models import autoencoder
 from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("glyphs", "letters")
@@ -38,10 +40,17 @@ def load(name: str) -> Generator:
     try:
         result, options = read_json(path / "result.json"), config["method"]
         generator, trained = _built(tuple(result["shape"]), result["classes"], options, config.get("judge"))
+        vae = result.get("externals", {}).get("vae")
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: config.json or result.json is not as fit wrote it ({error!r}): restore it."
         ) from error
+    if isinstance(generator, Diffusion) and generator.vae and External(generator.vae).fingerprint() != vae:
+        raise UserError(
+            f"{path} was trained with another autoencoder than lies at {options['latent']} now: restore it."
+        )
     load_into(trained, path / "model.safetensors")
     return generator.eval().requires_grad_(False)
 
@@ -51,9 +60,13 @@ def _built(
 ) -> tuple[Generator, nn.Module]:
     """The generator that a run's options describe, and the part of it that the run trained."""
     if options["name"] == "edm":
-        denoiser = denoiser_of(shape, classes, options["network"], options["patch"], options["deviation"], bool(judge))
-        hard = options.get("hard", MEDIUM)  # runs of an earlier version have no such option
-        return Diffusion(denoiser, options["sampler_steps"], options["guidance"], hard=hard), denoiser
+        # An earlier version wrote none of these.
+        sampler, latent, hard = options.get("sampler", "heun"), options.get("latent"), options.get("hard", MEDIUM)
+        vae = autoencoder.load(latent, shape) if latent else None
+        parts = options["network"], options["patch"], options["deviation"], bool(judge)
+        denoiser = denoiser_of(vae.latent_shape if vae else shape, classes, *parts)
+        steps, guidance = options["sampler_steps"], options["guidance"]
+        return Diffusion(denoiser, steps, guidance, hard=hard, sampler=sampler, vae=vae), denoiser
     generator = ConditionalGenerator(shape, classes, options["latent"], options["width"])
     return generator, generator
 

@@ -2,7 +2,8 @@
 
 Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-based generative models", NeurIPS 2022
 (arXiv 2206.00364), called EDM below. Guidance: Ho and Salimans, 2022 (arXiv 2207.12598), limited to an interval of
-noise levels by Kynkäänniemi et al., 2024 (arXiv 2404.07724).
+noise levels by Kynkäänniemi et al., 2024 (arXiv 2404.07724). DPM-Solver++: Lu et al., 2022 (arXiv 2211.01095), by
+diffusers' scheduler.
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from semisynth.errors import between
+from semisynth import optional
+from semisynth.errors import between, choose
 from semisynth.generators.protocol import Generator, vectors
-from semisynth.models.uvit import UViT
+from semisynth.models import unet, uvit
+from semisynth.models.autoencoder import Autoencoder
 from semisynth.twice import twice
 
 Denoise = Callable[[Tensor, float], Tensor]  # of a noise level that all images share
 TOLD, MEDIUM = 32, 0.5  # numbers that difficulty adds to the condition; the difficulty where none is asked for
+NEEDING = "sampler dpm++"
 LOWEST, HIGHEST, RHO = 0.002, 80.0, 7.0  # noise levels, and how they are spaced (EDM, table 1)
 
 
 class Denoiser(nn.Module):
     """denoiser(x, sigma, y) -> denoised: the mean of images in [-1, 1] given them with noise of deviation sigma.
 
-    x (n, c, h, w); sigma (n,); y labels (n,), class vectors (n, classes), or None for the mean over all classes; hard
-    (n,) in [0, 1], how hard the images of a class are, for a denoiser that is `told`. The network gets an input of unit
-    variance and need not undo noise that hardly is there (EDM, eq. 7 and table 1).
+    x (n, c, h, w), latents in place of images as well; sigma (n,); y labels (n,), class vectors (n, classes), or None
+    for the mean over all classes; hard (n,) in [0, 1], how hard the images of a class are, for a denoiser that is
+    `told`. The network gets an input of unit variance and need not undo noise that hardly is there (EDM, eq. 7 and
+    table 1).
     network: (x, level (n,), vectors (n, classes + 1 + told), of these the place after the classes for none, and what a
     perceptron says of class and difficulty behind it) -> (n, c, h, w).
     """
@@ -69,11 +75,14 @@ class Denoiser(nn.Module):
 
 
 def denoiser_of(
-    shape: tuple[int, int, int], classes: int, size: str, patch: int, deviation: float, told: bool = False
+    shape: tuple[int, int, int], classes: int, network: str, patch: int, deviation: float, told: bool = False
 ) -> Denoiser:
-    """A U-ViT as a denoiser; told: whether it is told how hard an image is."""
+    """A U-ViT or a U-Net, by its size's name; patch: of the U-ViT; told: whether it is told how hard an image is."""
+    choose(network, [*uvit.SIZES, *unet.SIZES], "size of the network")
     width = TOLD if told else 0
-    return Denoiser(UViT(shape, classes + 1 + width, size, patch), shape, classes, deviation, width)
+    parts = (shape, classes + 1 + width, network)
+    made = unet.UNet(*parts) if network in unet.SIZES else uvit.UViT(*parts, patch)
+    return Denoiser(made, shape, classes, deviation, width)
 
 
 def levels(steps: int, low: float = LOWEST, high: float = HIGHEST, rho: float = RHO) -> list[float]:
@@ -119,22 +128,47 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = 
             return euler
         return x + (then - now) * (slope + (euler - denoise(euler, then)) / then) / 2
 
-    again = twice(step)  # on the way back no method's `twice` is around it, and it must save the same tensors
     for now, then in pairwise(sigmas):
-        if remember or not torch.is_grad_enabled():
-            x = step(x, now, then)
-        else:
-            x = checkpoint(again, x, now, then, use_reentrant=False)
+        x = _again(step, x, now, then, remember=remember)
     return x
+
+
+def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = True) -> Tensor:
+    """The same by DPM-Solver++ (2M), whose steps are one pass each and of second order by the pass before.
+
+    Arguments as of `heun`. What is computed again is the denoising; the rest of a step keeps nothing for the way back.
+    """
+    scheduler = optional.diffusers(NEEDING).EDMDPMSolverMultistepScheduler(solver_order=2)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)  # its own are the same, rounded to float32
+    scheduler.set_begin_index(0)
+    scheduler.convert_model_output = lambda output, sample: output  # our denoiser has done the preconditioning
+    for time, now in zip(scheduler.timesteps, sigmas[:-1], strict=True):
+        x = scheduler.step(_again(denoise, x, now, remember=remember), time, x).prev_sample
+    return x
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "dpm++": multistep}
+
+
+def _again(function: Callable[..., Tensor], *arguments: Any, remember: bool) -> Tensor:
+    """function(*arguments); unless `remember`, computed once more on the way back."""
+    if remember or not torch.is_grad_enabled():
+        return function(*arguments)
+    # On the way back no method's `twice` is around it, and it must save the same tensors.
+    again: Tensor = checkpoint(twice(function), *arguments, use_reentrant=False)
+    return again
 
 
 class Diffusion(Generator):
     """A `Generator`: z is the noise that a deterministic sampler starts from.
 
-    Each step is computed again on the way back, so the memory of a gradient does not grow with the steps.
+    Each step is computed again on the way back, so that for a gradient nothing is kept of it but its image.
 
-    steps: of Heun's method, two passes of the network each; guidance: weight of the class, 1 for none; interval: noise
-    levels at which it applies; hard: how hard the images are, in [0, 1], where the denoiser is told.
+    steps: of the sampler; guidance: weight of the class, 1 for none; interval: noise levels at which it applies; hard:
+    how hard the images are, in [0, 1], where the denoiser is told; sampler: heun, of two passes of the network a step,
+    or dpm++, of one. `UserError` where that needs diffusers and there is none. vae: of a denoiser of latents, what
+    decodes them.
     """
 
     def __init__(
@@ -144,12 +178,18 @@ class Diffusion(Generator):
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, math.inf),
         hard: float = MEDIUM,
+        sampler: str = "heun",
+        vae: Autoencoder | None = None,
     ) -> None:
         super().__init__()
         between(1, 10_000, steps=steps)
         between(0, 100, guidance=guidance)
         between(0, 1, hard=hard)
+        self.sample = SAMPLERS[choose(sampler, SAMPLERS, "sampler")]
+        if self.sample is multistep:
+            optional.diffusers(NEEDING)  # that it is missing is told now, not after a training
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
+        self.vae = vae
         self.sigmas, self.guidance, self.interval, self.hard = levels(steps), guidance, interval, hard
 
     def forward(self, z: Tensor, y: Tensor | None = None, hard: Tensor | None = None) -> Tensor:
@@ -160,5 +200,5 @@ class Diffusion(Generator):
         if self.denoiser.tell is not None and hard is None:
             hard = z.new_full((len(z),), self.hard)
         denoise = guided(self.denoiser, y, self.guidance, self.interval, hard)
-        found = heun(denoise, z * self.sigmas[0], self.sigmas, remember=False)
-        return ((found + 1) / 2).clamp(0, 1)
+        found = self.sample(denoise, z * self.sigmas[0], self.sigmas, remember=False)
+        return ((found + 1) / 2).clamp(0, 1) if self.vae is None else _again(self.vae.decoded, found, remember=False)

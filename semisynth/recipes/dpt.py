@@ -49,7 +49,8 @@ class DPT:
         diffusion_steps: of the diffusion model's training
         images_per_class: K, images made of each class; 0 trains the second classifier without any, for comparison
         guidance: w, weight of the class in sampling, 1 for none; 1.4 is the paper's on ImageNet, where it is s = 0.4
-        sampler_steps: of Heun's method
+        sampler: heun, of two passes of the network a step, or dpm++, of one, which needs the library diffusers
+        sampler_steps: of the sampler
         arm: careful keeps the true labels and gives real images a share of the labeled batch; faithful does as
             published, overwriting labels with predictions and letting synthetic images prevail by their number
         real_share: of the labeled batch of the second classifier, in the careful arm
@@ -75,6 +76,7 @@ class DPT:
     diffusion_steps: int = 4000
     images_per_class: int = 128
     guidance: float = 1.4
+    sampler: Literal["heun", "dpm++"] = "heun"
     sampler_steps: int = 18
     arm: Literal["careful", "faithful"] = "careful"
     real_share: float = 0.5
@@ -218,7 +220,11 @@ class Work:
     def images(self, diffusion: Stage) -> Stage:
         """Exactly so many images of each class that has labels, in shards that are finished one after the other."""
         options = self.options
-        asked: dict[str, float | None] = {"guidance": options.guidance, "steps": options.sampler_steps}
+        asked: dict[str, Any] = {
+            "guidance": options.guidance,
+            "sampler": options.sampler,
+            "steps": options.sampler_steps,
+        }
         asked |= {"each": options.images_per_class, "difficulty": options.difficulty}
         stage = self._named("images", asked, [diffusion])
         total = options.images_per_class * len(generators.class_names(str(diffusion.path)))
@@ -228,6 +234,7 @@ class Work:
             str(diffusion.path),
             options.sampler_steps,
             options.guidance,
+            options.sampler,
             options.seed,
             options.device,
             options.labels != "none",

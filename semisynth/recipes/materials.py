@@ -13,6 +13,7 @@ from semisynth import distributed, generators, models, noise, weights
 from semisynth.augment.policies import Strong, Weak
 from semisynth.data import splits
 from semisynth.data.datasets import Dataset, Images
+from semisynth.data.encoded import encoded
 from semisynth.data.stream import Pool, Source, Stream, Synthetic
 from semisynth.difficulty import Judge
 from semisynth.engine import Engine, resolve
@@ -44,13 +45,9 @@ class Materials:
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         config.engine.check(self.method.updates())  # before anything is written
         self._check_unread(parts)
+        unlabeled, batch = self._unlabeled(), self._share("batch")  # whose errors come before long work
         self.stream = Stream(
-            self.labeled,
-            self._unlabeled(),
-            batch=self._share("batch"),
-            steps=setting.steps,
-            seed=seed,
-            device=self.device,
+            self._encoded(), unlabeled, batch=batch, steps=setting.steps, seed=seed, device=self.device
         )
 
     def _check_unread(self, parts: list[str]) -> None:
@@ -68,6 +65,11 @@ class Materials:
                 if getattr(given, field) != getattr(default, field):
                     own = "" if field in ("source", "judge") else "; it has options of its own"
                     raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
+
+    def _encoded(self) -> Images:
+        """The labeled images or, for a method that asks for that, what its encoder makes of them."""
+        encoder = self.method.encoded_by()
+        return self.labeled if encoder is None else encoded(self.labeled, encoder, self.device)
 
     def _adapted(self, generator: Generator | None) -> generators.Permuted | None:
         """The generator with its classes shuffled and, where need be, with images of the data's shape."""

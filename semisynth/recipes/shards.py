@@ -28,6 +28,7 @@ class Sampler(NamedTuple):
     run: str
     steps: int
     guidance: float
+    sampler: str
     seed: int
     device: str
     conditional: bool = True
@@ -58,4 +59,5 @@ def loaded(sampler: Sampler) -> Diffusion:
     """The generator: kept, as a process makes many shards of one."""
     found = generators.load(sampler.run)
     assert isinstance(found, Diffusion)
-    return Diffusion(found.denoiser, sampler.steps, sampler.guidance).to(resolve(sampler.device))
+    made = Diffusion(found.denoiser, sampler.steps, sampler.guidance, sampler=sampler.sampler, vae=found.vae)
+    return made.to(resolve(sampler.device))

@@ -20,6 +20,7 @@ from semisynth.method import Batch
 from semisynth.recipes import directory, origin
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
+from semisynth.state import externals
 
 
 def fit(
@@ -124,6 +125,7 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
         "classes": len(data.classes),
         "class_names": list(data.classes),
         "data": {**data.describe(), "notes": list(materials.told)},
+        **({"externals": found} if (found := externals(method)) else {}),
         **measured,
         "environment": environment.describe(materials.device),
     }

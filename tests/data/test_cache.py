@@ -93,7 +93,7 @@ def test_the_hash_is_that_of_contents_in_order_however_they_were_divided(source,
 
 def interrupted(monkeypatch, at: int) -> None:
     """Ctrl-C after so many chunks."""
-    step, count = cache._Bar.step, [0]
+    step, count = cache.Bar.step, [0]
 
     def stepped(self, images):
         count[0] += 1
@@ -101,7 +101,7 @@ def interrupted(monkeypatch, at: int) -> None:
             raise KeyboardInterrupt
         step(self, images)
 
-    monkeypatch.setattr(cache._Bar, "step", stepped)
+    monkeypatch.setattr(cache.Bar, "step", stepped)
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -217,13 +217,13 @@ def test_a_journal_counts_where_it_is_whole(lines, anew, source, place, decoded)
 
 
 def test_a_cache_that_is_removed_meanwhile_is_told(source, place, monkeypatch):
-    step = cache._Bar.step
+    step = cache.Bar.step
     monkeypatch.setattr(cache, "FIRST", 4)
-    monkeypatch.setattr(cache._Bar, "step", lambda self, count: (step(self, count), shutil.rmtree(place))[0])
+    monkeypatch.setattr(cache.Bar, "step", lambda self, count: (step(self, count), shutil.rmtree(place))[0])
     message = r"was removed while the images of \S+set were decoded into it: give the same command again\."
     with pytest.raises(UserError, match=message):
         cache.load(catalog.read(source), PREPARATION)
-    monkeypatch.setattr(cache._Bar, "step", lambda *_: [file.unlink() for file in place.glob("*/journal.jsonl")])
+    monkeypatch.setattr(cache.Bar, "step", lambda *_: [file.unlink() for file in place.glob("*/journal.jsonl")])
     with pytest.raises(UserError, match=message):
         cache.load(catalog.read(source), PREPARATION)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import zoo
 from torch import Tensor, nn
 
 from semisynth.errors import UserError
-from semisynth.generators.diffusion import Denoiser, Diffusion, denoiser_of, guided, heun, levels
+from semisynth.generators.diffusion import SAMPLERS, Denoiser, Diffusion, denoiser_of, guided, heun, levels
 from semisynth.twice import twice
 
 SHAPE, CLASSES = (1, 4, 4), 3
@@ -81,10 +82,11 @@ def exact(x: Tensor, sigma: float) -> Tensor:
     return (posterior[:, :, None] * means).sum(1)
 
 
-def test_with_the_exact_score_the_sampler_recovers_a_mixture() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_with_the_exact_score_the_sampler_recovers_a_mixture(sampler: str) -> None:
     sigmas, n = levels(40), 40_000
     z = torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = heun(exact, sigmas[0] * z, sigmas)
+    found = SAMPLERS[sampler](exact, sigmas[0] * z, sigmas)
     mean = SHARES @ MEANS
     second = torch.einsum("k,ki,kj->ij", SHARES, MEANS, MEANS) + (SHARES @ SPREADS.square()) * torch.eye(2)
     covariance = second - torch.outer(mean, mean)
@@ -95,7 +97,8 @@ def test_with_the_exact_score_the_sampler_recovers_a_mixture() -> None:
     assert (nearest - SHARES).abs().max() < 0.02
 
 
-def test_heun_is_of_second_order() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_are_of_second_order(sampler: str) -> None:
     """A single Gaussian's path is known: x shrinks as the deviation of data and noise does."""
     x, variance = torch.tensor([[30.0, -50.0]], dtype=torch.float64), 0.25
 
@@ -103,7 +106,9 @@ def test_heun_is_of_second_order() -> None:
         return x * (variance / (variance + sigma**2))
 
     expected = x * math.sqrt(variance / (variance + 80**2))
-    errors = [(heun(denoise, x, levels(steps)) / expected - 1).abs().max().item() for steps in (40, 80, 160)]
+    errors = [
+        (SAMPLERS[sampler](denoise, x, levels(steps)) / expected - 1).abs().max().item() for steps in (40, 80, 160)
+    ]
     assert errors[0] > 3 * errors[1] > 9 * errors[2] > 0
 
 
@@ -123,8 +128,11 @@ def test_guidance_extrapolates_and_costs_nothing_at_weight_1(denoiser: Denoiser)
     torch.testing.assert_close(plain(z, y), ((by_hand + 1) / 2).clamp(0, 1), rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_in_the_latent_and_the_class_are_those_of_finite_differences(denoiser: Denoiser) -> None:
-    generator, z = Diffusion(denoiser, steps=12, guidance=1.5), images(2)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_gradients_in_the_latent_and_the_class_are_those_of_finite_differences(
+    denoiser: Denoiser, sampler: str
+) -> None:
+    generator, z = Diffusion(denoiser, steps=12, guidance=1.5, sampler=sampler), images(2)
     y = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]], dtype=torch.float64)
     inside = generator(z, y)
     assert ((inside > 0) & (inside < 1)).double().mean() > 0.5  # the others are cut off
@@ -140,20 +148,47 @@ def test_gradients_in_the_latent_and_the_class_are_those_of_finite_differences(d
         assert slope[at].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-def test_what_is_computed_again_on_the_way_back_has_the_same_gradient(denoiser: Denoiser) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_computed_again_on_the_way_back_has_the_same_gradient(denoiser: Denoiser, sampler: str) -> None:
     y = torch.tensor([0, 2])
     found = []
     for remember in (True, False):
         x = images(2).requires_grad_()
-        out = heun(guided(denoiser, y, 1.3, (0.0, math.inf)), x, levels(5), remember)
+        out = SAMPLERS[sampler](guided(denoiser, y, 1.3, (0.0, math.inf)), x, levels(5), remember)
         found.append(torch.autograd.grad(out.square().sum(), x)[0])
     assert found[0].equal(found[1])
 
 
-def test_methods_that_differentiate_twice_can_differentiate_through_it() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_without_remembering_nothing_is_kept_of_a_step_but_its_image(denoiser: Denoiser, sampler: str) -> None:
+    kept: list[int] = []
+    x = images(2).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        SAMPLERS[sampler](guided(denoiser, torch.tensor([0, 2]), 1.3, (0.0, math.inf)), x, levels(5), remember=False)
+    assert [size for size in kept if size > 1] == [x.numel()] * 5
+
+
+def test_multistep_takes_one_pass_a_step_and_repeats_itself(denoiser: Denoiser) -> None:
+    z, y = images(2), torch.tensor([0, 2])
+    one = Diffusion(denoiser, steps=7, sampler="dpm++")(z, y)
+    assert denoiser.network.calls == 7
+    again = Diffusion(denoiser, steps=7, sampler="dpm++")(z, y)
+    assert one.equal(again) and not one.equal(Diffusion(denoiser, steps=7)(z, y))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_step_is_one_denoising(denoiser: Denoiser, sampler: str) -> None:
+    z, y = images(2), torch.tensor([0, 2])
+    found = Diffusion(denoiser, steps=1, sampler=sampler)(z, y)
+    expected = denoiser(80 * z, torch.full((2,), 80.0, dtype=torch.float64), y)
+    torch.testing.assert_close(found, ((expected + 1) / 2).clamp(0, 1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", ["tiny", "unet-tiny"])
+def test_methods_that_differentiate_twice_can_differentiate_through_it(network: str) -> None:
     """What is computed again on the way back saves the same tensors, though the method's replacements are gone then."""
     torch.manual_seed(0)
-    fixed = denoiser_of(SHAPE, CLASSES, "tiny", 2, 0.5).double().requires_grad_(False)  # as generators are given
+    fixed = denoiser_of(SHAPE, CLASSES, network, 2, 0.5).double().requires_grad_(False)  # as generators are given
     denoise, found = guided(fixed, torch.tensor([0, 2]), 1.0, (0.0, math.inf)), []
     for around in (lambda run: run, twice):
         z = images(2).requires_grad_()
@@ -168,3 +203,14 @@ def test_sizes_are_checked(denoiser: Denoiser) -> None:
         Diffusion(denoiser, steps=0)
     with pytest.raises(UserError, match="guidance is -1"):
         Diffusion(denoiser, guidance=-1)
+    with pytest.raises(UserError, match="unknown sampler 'ddim'"):
+        Diffusion(denoiser, sampler="ddim")
+
+
+def test_a_sampler_that_needs_a_library_asks_for_it_when_it_is_made(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    Diffusion(denoiser)
+    with pytest.raises(UserError, match=r"sampler dpm\+\+ needs .* pip install 'semisynth\[diffusers\]'"):
+        Diffusion(denoiser, sampler="dpm++")

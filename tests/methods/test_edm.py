@@ -11,12 +11,13 @@ import torch
 import zoo
 from torch import Tensor
 
-from semisynth import generators, noise
+from semisynth import generators, noise, weights
 from semisynth.difficulty import Judge
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import Diffusion
 from semisynth.methods import EDM
 from semisynth.methods.edm import weight
+from semisynth.models.unet import UNet
 from semisynth.recipes import single
 from semisynth.recipes.mix import Mix, mix
 
@@ -70,7 +71,14 @@ def test_samples_are_of_the_classes_in_turn() -> None:
 
 
 def test_options_are_checked() -> None:
-    for options, told in (({"drop": 2.0}, "drop is 2"), ({"patch": 3}, "patches of 3"), ({"network": "x"}, "network")):
+    for options, told in (
+        ({"drop": 2.0}, "drop is 2"),
+        ({"patch": 3}, "patches of 3"),
+        ({"network": "x"}, "network"),
+        ({"network": "unet-tiny", "patch": 2}, "network 'unet-tiny' has no patches"),
+        ({"sampler": "x"}, "unknown sampler"),
+        ({"sampler_steps": 0}, "steps is 0"),
+    ):
         with pytest.raises(UserError, match=told):
             edm(**options)
 
@@ -87,3 +95,19 @@ def test_a_short_run_is_a_generator_whose_classes_look_like_theirs(tmp_path) -> 
     assert (len(loaded.sigmas), loaded.guidance) == (7, 1.2) and not loaded.training
     mixed = mix(Mix("digits-pool", [str(tmp_path / "run")], images=20), tmp_path / "pool")
     assert mixed["sources"] == {"real": 12, str(tmp_path / "run"): 8}
+
+
+def test_a_u_net_and_the_other_sampler_are_options(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    options = {"network": "unet-tiny", "sampler": "dpm++", "sampler_steps": 3}
+    config = tiny.config("edm", options=options, steps=2)
+    single.fit(config, tmp_path / "run", show=False)
+    loaded = generators.load(str(tmp_path / "run"))
+    assert isinstance(loaded, Diffusion) and isinstance(loaded.denoiser.network, UNet)
+    z, y = torch.randn(2, *loaded.latent_shape), torch.tensor([0, 1])
+    with torch.no_grad():
+        assert loaded(z, y).equal(Diffusion(loaded.denoiser, 3, sampler="dpm++")(z, y))
+    content = weights.read_json(tmp_path / "run" / "config.json")
+    del content["method"]["sampler"]  # as an earlier version wrote it
+    weights.write_json(tmp_path / "run" / "config.json", content)
+    with torch.no_grad():
+        assert generators.load(str(tmp_path / "run"))(z, y).equal(Diffusion(loaded.denoiser, 3)(z, y))
