@@ -70,9 +70,9 @@ PLAN = (  # first classifier, rows, labels per class, seeds; in the order in whi
     ("linear-probe", MAIN, (1, 2), "100-109"),
     ("linear-probe", MAIN, (4,), "100-104"),
     ("linear-probe", ("labeled-only", "unconditional"), (1, 2), "100-104"),
-    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "100-109"),
+    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "100-104"),
     ("fixmatch", ("stage1", "k0", "k12", "k128", "oracle", "self-training"), (1, 2), "100-109"),
-    ("fixmatch", ("k12-faithful", "k128-faithful"), (1, 2), "100-109"),
+    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "105-109"),
 )
 
 

@@ -41,6 +41,12 @@ class Materials:
             raise UserError(
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
             )
+        if self.generator is not None and method_class(config.method).through and self.generator.differentiable:
+            raise UserError(
+                f"method '{config.method}' is differentiated through the generator, and {setting.generator} is not "
+                f"differentiable in {self.generator.differentiable}: choose pssl, or a method such as fixmatch or scr "
+                "with --unlabeled generator."
+            )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
         config.engine.check(self.method.updates())  # before anything is written
