@@ -72,7 +72,7 @@ def dit(folder: Path, classes: int = 5, **told: Any) -> str:
 
 
 def text(folder: Path, name: str = "StableDiffusionPipeline", scheduler: str = "DDIMScheduler", **told: Any) -> str:
-    """A U-Net of latents, a text encoder, and a tokenizer of the letters a to e."""
+    """A U-Net of latents, which is told its guidance in a pipeline of latent consistency; a text encoder, and a tokenizer of the letters a to e."""
     import diffusers
 
     width = {"cross_attention_dim": 8, "time_cond_proj_dim": 6 if name.startswith("Latent") else None}
@@ -82,7 +82,7 @@ def text(folder: Path, name: str = "StableDiffusionPipeline", scheduler: str = "
     parts = {
         "unet": lambda: _wild(diffusers.UNet2DConditionModel(**sizes, **down, **more), 1.5),
         "vae": lambda: _vae(folder),
-        "scheduler": lambda: getattr(diffusers, scheduler)(**(MILD | told if scheduler == "DDIMScheduler" else told)),
+        "scheduler": lambda: getattr(diffusers, scheduler)(**(told or MILD | {"steps_offset": 1})),
         "text_encoder": _encoder,
         "tokenizer": lambda: _tokenizer(folder),
         "safety_checker": None,
