@@ -72,7 +72,10 @@ def dit(folder: Path, classes: int = 5, **told: Any) -> str:
 
 
 def text(folder: Path, name: str = "StableDiffusionPipeline", scheduler: str = "DDIMScheduler", **told: Any) -> str:
-    """A U-Net of latents, which is told its guidance in a pipeline of latent consistency; a text encoder, and a tokenizer of the letters a to e."""
+    """A U-Net of latents, a text encoder, and a tokenizer of the letters a to e.
+
+    In a pipeline of latent consistency the U-Net is told its guidance.
+    """
     import diffusers
 
     width = {"cross_attention_dim": 8, "time_cond_proj_dim": 6 if name.startswith("Latent") else None}

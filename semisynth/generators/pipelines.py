@@ -19,7 +19,8 @@ from semisynth.models.autoencoder import HUB, KIND, Autoencoder
 from semisynth.weights import read_json
 
 INDEX = "model_index.json"
-WHAT = "a diffusers folder"
+WHAT, TEXT = "a diffusers folder", "a text-to-image model"
+VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
 QUANTISED = "VQModel"
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 
@@ -146,12 +147,11 @@ def _text(path: Path, options: Options) -> Sampled:
 
 def _encoded(path: Path, texts: list[str]) -> Tensor:
     """What the folder's text encoder makes of the texts, (n, tokens, width)."""
-    library = optional.transformers("a text-to-image model")
-    encoder = _read(library.CLIPTextModel, path, "text_encoder").float().eval()
-    try:
-        tokenizer = library.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-    except Exception as error:  # files fail in many ways
-        raise UserError(f"{path / 'tokenizer'} cannot be read: {line(error)[:300]} Give the whole folder.") from error
+    library = optional.transformers(TEXT)
+    encoder, tokenizer = (
+        _read(library.CLIPTextModel, path, "text_encoder").float().eval(),
+        _tokenizer(path / "tokenizer"),
+    )
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     for text, tokens in zip(texts, tokenizer(texts).input_ids, strict=True):
         if len(tokens) > longest:
@@ -163,6 +163,15 @@ def _encoded(path: Path, texts: list[str]) -> Tensor:
     with torch.no_grad():
         found: Tensor = encoder(read.input_ids, attention_mask=read.attention_mask if masked else None)[0]
     return found
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
+        raise UserError(f"{folder} has no vocabulary ({' or '.join(map(' and '.join, VOCABULARIES))}): restore it.")
+    try:
+        return optional.transformers(TEXT).CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # files fail in many ways
+        raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please give the whole folder.") from error
 
 
 def _sampled(path: Path, options: Options, network: Any, schedule: Schedule, told: Told, decoder: str) -> Sampled:

@@ -174,7 +174,7 @@ class Sampled(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,) or class vectors (n, classes) -> images in [0, 1]."""
-        size = self.chunk or max(len(z), 1)
+        size = self.chunk or len(z)
         conditions = repeat(None) if y is None else self._condition(y).split(size)
         return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
 
