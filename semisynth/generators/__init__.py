@@ -37,7 +37,7 @@ def load(name: str, options: Options = DEFAULT) -> Generator:
     made here. Raises `UserError` for an unknown name, a directory of another method, and damaged files.
     """
     path = _place(name)
-    if (path / pipelines.INDEX).exists():
+    if pipelines.holds(path):
         return pipelines.load(path, options)
     return _of_run(path)
 
@@ -84,7 +84,7 @@ def _built(
 def class_names(name: str, options: Options = DEFAULT) -> tuple[str, ...]:
     """The names of a generator's classes, in order; numbers, where an earlier version wrote no names."""
     path = _place(name)
-    if (path / pipelines.INDEX).exists():
+    if pipelines.holds(path):
         return pipelines.class_names(path, options)
     result = read_json(path / "result.json")
     return tuple(map(str, result.get("class_names", range(result.get("classes", 0)))))

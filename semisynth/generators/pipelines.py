@@ -45,6 +45,11 @@ class Mixture(nn.Module):
         return y.to(self.embedding.weight.dtype) @ self.embedding.weight
 
 
+def holds(path: Path) -> bool:
+    """Whether it is a folder that diffusers saved."""
+    return (path / INDEX).exists()
+
+
 def fetched(name: str) -> Path:
     """The folder of what hub:OWNER/NAME names, which diffusers fetches and keeps; `UserError` if it cannot."""
     try:

@@ -294,9 +294,13 @@ def test_mpssl_trains_with_it(
     monkeypatch.setattr(generators, "load", partial(generators.load, options=options(kind, sampler_steps=2)))
     run = tmp_path / "run"
     single.fit(tiny.config("mpssl", place(kind), steps=2, unlabeled_batch=4), run, show=False)
-    moved = [line["train/mapper/validation"] for line in tiny.log(run) if "train/mapper/validation" in line]
-    assert len(moved) >= 1 or tiny.log(run)
-    assert not [name for name in tiny.checkpoint(run)["method"] if "predictor" in name]
+    first, last = tiny.log(run)
+    assert first["mapper/gap_gradient"] > 0 and first["mapper/validation_gradient"] > 0
+    assert last["mapper/validation"] != first["mapper/validation"]
+    kept = tiny.checkpoint(run)
+    assert kept["externals"] == {"generator": kept["externals"]["generator"]}
+    assert not [name for name in kept["method"] if name.startswith("generator")]
+    assert kept["method"]["mapper.out.weight"].abs().max() > 0  # where it starts at zero
 
 
 def edited(place: str, into: Path, file: str, **told: Any) -> Path:
