@@ -17,3 +17,12 @@ def diffusers(what: str) -> Any:
     except ImportError as error:
         raise UserError(f"{what} needs the library diffusers: pip install 'semisynth[diffusers]'.") from error
     return diffusers
+
+
+def transformers(what: str) -> Any:
+    """The library transformers, likewise."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{what} needs the library transformers: pip install 'semisynth[transformers]'.") from error
+    return transformers

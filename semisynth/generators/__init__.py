@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from semisynth.errors import UserError, choose
+from semisynth.generators import pipelines
 from semisynth.generators.adapted import Adapted as Adapted
 from semisynth.generators.adapted import Adapter as Adapter
 from semisynth.generators.diffusion import MEDIUM, Diffusion, denoiser_of
 from semisynth.generators.gan import ConditionalGenerator
+from semisynth.generators.options import Options as Options
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
 from semisynth.generators.protocol import sample as sample
@@ -24,19 +26,27 @@ from semisynth.weights import SHIPPED, load_into, read_json
 NAMES = ("glyphs", "letters")
 OF_DIGITS = ("digits-gan", "digits-vae")  # trained on digits-others, to be mixed into digits-pool
 METHODS = ("gan", "vae", "edm")  # whose runs are generators
+DEFAULT = Options()
 SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
 
-def load(name: str) -> Generator:
-    """A shipped generator by name, or one from the run directory of its fit; the name wins over a directory.
+def load(name: str, options: Options = DEFAULT) -> Generator:
+    """A shipped generator by name, one from the run directory of its fit, or from a folder that diffusers saved.
 
-    Raises `UserError` for an unknown name, a directory of another method, and damaged files.
+    The name wins over a directory. hub:OWNER/NAME is such a folder, which is fetched. options: for one that was not
+    made here. Raises `UserError` for an unknown name, a directory of another method, and damaged files.
     """
     path = _place(name)
+    if pipelines.holds(path):
+        return pipelines.load(path, options)
+    return _of_run(path)
+
+
+def _of_run(path: Path) -> Generator:
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") not in METHODS:
         told = f"{path} is not a run of --method {', '.join(METHODS[:-1])} or {METHODS[-1]}"
-        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
+        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, such a run, or a folder of diffusers.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
         generator, trained = _built(tuple(result["shape"]), result["classes"], options, config.get("judge"))
@@ -71,13 +81,18 @@ def _built(
     return generator, generator
 
 
-def class_names(name: str) -> tuple[str, ...]:
+def class_names(name: str, options: Options = DEFAULT) -> tuple[str, ...]:
     """The names of a generator's classes, in order; numbers, where an earlier version wrote no names."""
-    result = read_json(_place(name) / "result.json")
+    path = _place(name)
+    if pipelines.holds(path):
+        return pipelines.class_names(path, options)
+    result = read_json(path / "result.json")
     return tuple(map(str, result.get("class_names", range(result.get("classes", 0)))))
 
 
 def _place(name: str) -> Path:
+    if name.startswith(autoencoder.HUB):
+        return pipelines.fetched(name)
     path, shipped = Path(name), (*NAMES, *OF_DIGITS)
     if name in shipped or not path.is_dir():
         path = SHIPPED / f"{choose(name, shipped, 'generator (or run directory)')}-generator"

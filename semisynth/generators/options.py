@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from semisynth.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,17 @@ class Options:
     precision: Literal["float32", "bf16", "float16"] = "float32"
     offload: bool = False
     chunk: int = 0
+
+    def texts(self) -> tuple[str, ...]:
+        """The prompts; `UserError` for a file that cannot be read, has none, or has one twice."""
+        if self.prompts is None:
+            return ()
+        try:
+            lines = Path(self.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--generator-options.prompts {self.prompts} cannot be read: {error}.") from error
+        found = tuple(line.strip() for line in lines if line.strip())
+        if not found or len(set(found)) < len(found):
+            problem = "has one prompt twice" if found else "has no prompt"
+            raise UserError(f"--generator-options.prompts {self.prompts} {problem}: give a line for each class.")
+        return found

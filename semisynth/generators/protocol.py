@@ -19,6 +19,7 @@ class Generator(nn.Module, ABC):
 
     latent_shape: tuple[int, ...]
     classes: int
+    image_shape: tuple[int, int, int] | None = None  # where it is known before an image is made
 
     @abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -56,6 +57,8 @@ def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | N
 
 def shape(generator: Generator) -> tuple[int, int, int]:
     """Channels, height and width of its images."""
+    if generator.image_shape is not None:
+        return generator.image_shape
     with torch.no_grad(), noise.seeded("shape"):
         channels, height, width = sample(generator, 1, torch.empty(0)).shape[1:]
     return channels, height, width
