@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -46,19 +47,20 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
 @contextlib.contextmanager
 def _importing_from(place: Path, name: str) -> Iterator[None]:
     """Within this context the module is found in `place`, and nowhere else."""
-    root, written = name.partition(".")[0], sys.dont_write_bytecode
+    root, path, written = name.partition(".")[0], str(place.resolve()), sys.dont_write_bytecode
     hidden = {other: sys.modules.pop(other) for other in list(sys.modules) if other.partition(".")[0] == root}
     before = set(sys.modules)
-    sys.path.insert(0, str(place.resolve()))
-    sys.dont_write_bytecode = True  # which would also be read where a file changed within a second
+    sys.path.insert(0, path)
+    sys.dont_write_bytecode = True  # a file that changed within a second would be taken for what was compiled of it
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(str(place.resolve()))
+        sys.path.remove(path)
         sys.dont_write_bytecode = written
         for other in set(sys.modules) - before:
-            if str(place.resolve()) in str(getattr(sys.modules[other], "__file__", None) or root):
+            file = str(getattr(sys.modules[other], "__file__", ""))
+            if other.partition(".")[0] == root or file.startswith(path + os.sep):
                 del sys.modules[other]
         sys.modules.update(hidden)
 

@@ -45,8 +45,11 @@ class Layout:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
         sizes = [FIRST, *(after for _, _, after in self.layers)]
         for i, (_, before, after) in enumerate(self.layers):
-            if before != sizes[i] or not 1 <= after <= before or before * self.channel_width < NARROWER:
-                raise UserError(f"layers[{i}] goes from {before} to {after}: it must go from {sizes[i]} to as few.")
+            if before != sizes[i] or not 1 <= after <= before:
+                raise UserError(f"layers[{i}] goes from {before} to {after}: it must go from {sizes[i]} to no more.")
+            if before * self.channel_width < NARROWER:
+                told = f"layers[{i}] reads {before * self.channel_width} channels: it needs {NARROWER}"
+                raise UserError(f"{told}; see channel_width.")
         if sizes[-1] != 1:
             raise UserError(f"layers end with {sizes[-1]} times channel_width: they must end with 1.")
         if self.attended and self.attended < READ[0]:

@@ -27,8 +27,8 @@ from semisynth.recipes import single
 CLASSES, LATENT, STATS = 3, 5, 5  # whose truncations are 0, 1/4, ..., 1
 SIZES: dict[str, Any] = {
     "channel_width": 4,
-    "layers": [[False, 16, 16], [True, 16, 4], [False, 4, 4], [True, 4, 1]],
-    "attention_layer_position": 2,
+    "layers": [[False, 16, 16], [True, 16, 8], [False, 8, 4], [True, 4, 2], [False, 2, 1]],
+    "attention_layer_position": 3,
     "z_dim": LATENT,
     "num_classes": CLASSES,
     "n_stats": STATS,
@@ -121,14 +121,17 @@ def test_between_stored_truncations_the_nearer_one_counts_more(
     expected = theirs(published, z, y, truncation, statistics=mirrored)
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=0)
     nearest = theirs(published, z, y, truncation, statistics=round(truncation * 4) / 4)
-    other = theirs(published, z, y, truncation, statistics=(round(truncation * 4) + (-1 if truncation > 0.5 else 1)) / 4)
+    other = theirs(
+        published, z, y, truncation, statistics=(round(truncation * 4) + (-1 if truncation > 0.5 else 1)) / 4
+    )
     assert (images - nearest).abs().mean() < (images - other).abs().mean()
 
 
 def test_images_are_differentiable_in_z_and_in_soft_classes(published: Published) -> None:
     generator = in_float64(published, 0.6)
     z, y = (x[-2:].clone().requires_grad_() for x in inputs(torch.float64))
-    assert torch.autograd.gradcheck(generator, (z, y), atol=1e-6)
+    along = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z, y: (generator(z, y) * along).sum(), (z, y))
     gradients = torch.autograd.grad(generator(z, y).square().sum(), (z, y))
     assert all(gradient.abs().min() > 0 for gradient in gradients) and generator.differentiable == ""
 
@@ -218,7 +221,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "more": ({"layers": [[True, 16, 32], [True, 32, 1]]}, r"layers\[0\] goes from 16 to 32"),
     "end": ({"layers": [[True, 16, 4]]}, "they must end with 1"),
     "statistics": ({"n_stats": 1}, "n_stats is 1: give at least 2"),
-    "attention": ({"channel_width": 1}, "attention reads 4 channels: it needs 8"),
+    "attention": ({"channel_width": 2, "attention_layer_position": 4}, "attention reads 4 channels: it needs 8"),
+    "narrow": ({"channel_width": 1}, r"layers\[4\] reads 2 channels: it needs 4"),
     "other": ({"num_classes": 4}, r"pytorch_model\.bin does not fit this network: .*embeddings"),
     "table": ({"n_stats": 6}, r"pytorch_model\.bin: .*running_\w+ has 5 truncations, n_stats is 6"),
 }
