@@ -136,6 +136,16 @@ def test_images_are_differentiable_in_z_and_in_soft_classes(published: Published
     assert all(gradient.abs().min() > 0 for gradient in gradients) and generator.differentiable == ""
 
 
+def test_the_published_network_of_128_pixels_has_a_place_for_each_of_its_tensors() -> None:
+    with torch.device("meta"):
+        sizes = BigGANConfig().to_dict()
+        layout = Layout(**{name: sizes[name] for name in SIZES})
+        network, tensors = BigGAN(layout), folded(Published(BigGANConfig()).state_dict(), layout, 0.4)
+        images = network(torch.randn(2, layout.z_dim), torch.rand(2, layout.num_classes))
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in tensors.items()} == wanted and images.shape == (2, 3, 128, 128)
+
+
 def test_a_normal_latent_becomes_one_that_is_cut_off() -> None:
     z = torch.linspace(-8, 8, 65, dtype=torch.float64, requires_grad=True)
     found = truncated(z, 0.5)
