@@ -18,6 +18,7 @@ from semisynth.generators.sampler import Decoder, Predictor, Sampled, Schedule, 
 from semisynth.models.autoencoder import HUB, KIND, Autoencoder
 from semisynth.weights import read_json
 
+READS: tuple[str, ...] = ("sampler_steps", "guidance", "prompts", "precision", "offload", "chunk")
 INDEX = "model_index.json"
 WHAT, TEXT = "a diffusers folder", "a text-to-image model"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
@@ -73,8 +74,6 @@ def load(path: Path, options: Options) -> Sampled:
     between(1, 10_000, sampler_steps=options.sampler_steps)
     between(0, 100, guidance=options.guidance)
     between(0, math.inf, chunk=options.chunk)
-    if options.truncation != 1:
-        raise UserError(f"{path} is a diffusers folder, which knows no truncation: leave it out.")
     make = KINDS[_kind(path)]
     if options.prompts and make is not _text:
         raise UserError(f"{path} reads no text: leave the prompts out.")

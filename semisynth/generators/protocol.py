@@ -20,6 +20,7 @@ class Generator(nn.Module, ABC):
     latent_shape: tuple[int, ...]
     classes: int
     image_shape: tuple[int, int, int] | None = None  # where it is known before an image is made
+    differentiable: str = ""  # what is not: where and why, as the end of a sentence
 
     @abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -32,6 +33,7 @@ class Permuted(Generator):
     def __init__(self, generator: Generator, seed: int) -> None:
         super().__init__()
         self.generator, self.latent_shape, self.classes = generator, generator.latent_shape, generator.classes
+        self.differentiable = generator.differentiable
         order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(noise.derive(seed, "classes")))
         self.register_buffer("order", order)
 

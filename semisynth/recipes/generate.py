@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from semisynth.data import parquet
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between, choose
+from semisynth.generators.options import Options
 from semisynth.log import Bar
 from semisynth.method import External
 from semisynth.recipes import directory, single
@@ -40,6 +41,7 @@ class Generate:
         format: parquet, one table of images and labels; or png, a folder of each class
         seed: of all latents
         device: as fit's --device
+        generator_options: as fit's --generator-options
     """
 
     generator: str | None = None
@@ -49,11 +51,14 @@ class Generate:
     format: Literal["parquet", "png"] = "parquet"
     seed: int = 0
     device: str = "auto"
+    generator_options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         between(1, 10**9, count=self.count)
         if (self.generator is None) == (self.run is None):
             raise UserError("give either --generator or --run, the one or the other.")
+        if self.run is not None and self.generator_options != Options():
+            raise UserError("--generator-options are for --generator: a run has its own.")
         if self.run is not None and self.classes is not None:
             raise UserError("--classes is for --generator: a mapper asks for the classes of its run in turn.")
 
@@ -104,8 +109,8 @@ def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
 
 def _of_generator(options: Generate) -> Maker:
     assert options.generator is not None
-    generator, device = generators.load(options.generator), resolve(options.device)
-    names = generators.class_names(options.generator)
+    generator, device = generators.load(options.generator, options.generator_options), resolve(options.device)
+    names = generators.class_names(options.generator, options.generator_options)
     if options.classes is not None and not names:
         raise UserError(f"generator {options.generator} has no classes: leave --classes out.")
     wanted = [names.index(choose(name, names, "class")) for name in options.classes or names]

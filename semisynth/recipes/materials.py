@@ -30,7 +30,7 @@ class Materials:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
-        loaded = generators.load(setting.generator) if setting.generator else None
+        loaded = generators.load(setting.generator, config.asked) if setting.generator else None
         self.made = generators.shape(loaded) if loaded is not None else None
         self.data = data or origin.load(config)
         self.told = self.data.told

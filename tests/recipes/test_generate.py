@@ -87,7 +87,7 @@ def test_a_folder_of_each_class(tmp_path: Path) -> None:
 
 
 def test_names_of_classes_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe.generators, "class_names", lambda name: ("..", "a/b", *map(str, range(60))))
+    monkeypatch.setattr(recipe.generators, "class_names", lambda name, options: ("..", "a/b", *map(str, range(60))))
     generate(Generate("glyphs", count=2, format="png"), tmp_path / "in" / "out", show=False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in"]
     assert {file.parent.name for file in (tmp_path / "in" / "out").glob("*/*.png")} == {"%2E.", "a%2Fb"}
