@@ -333,7 +333,8 @@ def quality_table(lines: Sequence[Mapping[str, Any]]) -> str:
     for labels, (row, told) in itertools.product((1, 2), GENERATORS.items()):
         own, first = (of_row(lines, f"linear-probe {name}", labels) for name in (row, "k128"))
         if len(own) > 1:
-            over = paired([own[seed]["fid"] for seed in own], [first[seed]["fid"] for seed in own])
+            both = sorted(own.keys() & first.keys())
+            over = paired([own[seed]["fid"] for seed in both], [first[seed]["fid"] for seed in both])
             above = "–" if row == "k128" else f"{over.mean:+.2f} [{over.t[0]:+.2f}, {over.t[1]:+.2f}]"
             measures = [_mean([found[name] for found in own.values()]) for name in names]
             table.append([str(labels), told, str(len(own)), *measures, above])

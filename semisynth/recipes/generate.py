@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,11 +99,12 @@ def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
 
 
 def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
-    if not (out / RECORD).exists() and (out / PARTS).is_dir():
-        claimed = weights.read_json(out / PARTS / RECORD) if (out / PARTS / RECORD).exists() else asdict(options)
-        directory.require(out, "other images", claimed, asdict(options), asdict(options))
+    claim = out / PARTS / RECORD
+    if not (out / RECORD).exists() and claim.exists():
+        directory.require(out, "other images", weights.read_json(claim), asdict(options), asdict(options))
         return None
-    return directory.finished(out, "set of generated images", RECORD, asdict(options), (PARTS,))
+    empty = not directory.taken(out / PARTS, (RECORD,))
+    return directory.finished(out, "set of generated images", RECORD, asdict(options), (PARTS,) if empty else ())
 
 
 def _of_generator(options: Generate) -> Maker:
@@ -157,7 +157,9 @@ def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker)
         parquet.write(out / IMAGES, {"image": list(images), "label": list(labels), "index": list(numbers)})
     record = {"options": asdict(options), "fingerprint": maker.fingerprint, "classes": list(maker.classes)}
     weights.write_json(out / RECORD, record)
-    shutil.rmtree(out / PARTS)
+    for path in (*paths, out / PARTS / RECORD):
+        path.unlink()
+    (out / PARTS).rmdir()
     return record
 
 

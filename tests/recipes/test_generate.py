@@ -119,6 +119,11 @@ def test_mistakes_are_told(tmp_path: Path, generator: str, capsys: Any) -> None:
     assert "has no mapper: give --generator" in capsys.readouterr().err
     assert main(["generate", "--run", str(tmp_path / "run"), "--classes", "1", *out]) == 2
     assert not (tmp_path / "out").exists()
+    (tmp_path / "theirs" / "parts").mkdir(parents=True)
+    (tmp_path / "theirs" / "parts" / "thesis.txt").write_text("precious")
+    assert main(["generate", "--generator", "glyphs", "--count", "4", "--out", str(tmp_path / "theirs")]) == 2
+    assert (tmp_path / "theirs" / "parts" / "thesis.txt").read_text() == "precious"
+    capsys.readouterr()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("")
     assert main(["generate", "--generator", "glyphs", "--out", str(tmp_path / "other")]) == 2
