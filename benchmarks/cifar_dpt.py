@@ -1,9 +1,9 @@
 """DPT on CIFAR-10 at 40 labels: FreeMatch, a class-conditional EDM, K images of each class, FreeMatch again.
 
 --data is a folder of CIFAR-10's images by split and class, as of cifar.py. Each stage has a directory of its own, so
-that the same command goes on where it was stopped. FreeMatch has its paper's options. The diffusion model has the learning
-rate of You et al. 2023, no label left out and no guidance, as there; but its network, batch and steps are those asked
-for, its average has the engine's decay, and there is neither dropout nor augmentation.
+that the same command goes on where it was stopped. FreeMatch has its paper's options. The diffusion model has the
+learning rate of You et al. 2023, no label left out and no guidance, as there; but its network, batch and steps are
+those asked for, its average has the engine's decay, and there is neither dropout nor augmentation.
 """
 
 from __future__ import annotations

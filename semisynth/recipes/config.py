@@ -103,7 +103,7 @@ def today(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a `config.json` of any version, in the terms of this one."""
     mirror = {"mirror": "no"} if content.get("mirror") == "auto" else {}
     asked = asdict(Options()) | content.get(GENERATOR, {})
-    return {**asdict(Reading()), **content, **mirror, GENERATOR: asked}
+    return {**asdict(Setting()), **asdict(Reading()), **asdict(Engine()), **content, **mirror, GENERATOR: asked}
 
 
 def method_names() -> list[str]:
