@@ -24,5 +24,5 @@ def transformers(what: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"{what} needs the library transformers: pip install 'semisynth[transformers]'.") from error
+        raise UserError(f"{what} needs the library transformers: pip install 'semisynth[diffusers]'.") from error
     return transformers
