@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from semisynth.errors import UserError
@@ -12,17 +13,16 @@ def diffusers(what: str) -> Any:
 
     what: that needs it, in the user's words.
     """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError(f"{what} needs the library diffusers: pip install 'semisynth[diffusers]'.") from error
-    return diffusers
+    return _library("diffusers", what)
 
 
 def transformers(what: str) -> Any:
     """The library transformers, likewise."""
+    return _library("transformers", what)
+
+
+def _library(name: str, what: str) -> Any:
     try:
-        import transformers
+        return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{what} needs the library transformers: pip install 'semisynth[diffusers]'.") from error
-    return transformers
+        raise UserError(f"{what} needs the library {name}: pip install 'semisynth[diffusers]'.") from error
