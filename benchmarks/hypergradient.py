@@ -29,7 +29,6 @@ import argparse
 import copy
 import importlib.util
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -221,8 +220,8 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(given.repeats):
         for name, step in steps.items():
-            seconds[name].append(timed(step, device) / VARIANTS[name].every)
-    peaks = {name: peak(step, device) for name, step in steps.items()}
+            seconds[name].append(timing.timed(step, device) / VARIANTS[name].every)
+    peaks = {name: timing.peak(step, device) for name, step in steps.items()}
     return [
         {
             "network": network,
@@ -251,38 +250,6 @@ def period(method: MPSSL, precision: str, data: Batch, device: torch.device) -> 
             step(Batch(data.x, data.y, data.u, data.index, number))
 
     return run
-
-
-def timed(run: Callable[[], None], device: torch.device) -> float:
-    """Seconds."""
-    wait(device)
-    began = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - began
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak(run: Callable[[], None], device: torch.device) -> int:
-    """The most bytes that were allocated at a time, beyond those before."""
-    if device.type == "cuda":
-        wait(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def gradient(method: MPSSL, precision: str, device: torch.device) -> Tensor:

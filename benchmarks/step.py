@@ -101,11 +101,11 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[int], 
     """How long so many steps take."""
 
     def seconds(times: int) -> float:
-        wait(device)
+        timing.wait(device)
         began = time.perf_counter()
         for _ in range(times):
             step()
-        wait(device)
+        timing.wait(device)
         return time.perf_counter() - began
 
     return seconds
@@ -119,19 +119,13 @@ def fitted(method: Method, given: argparse.Namespace, device: torch.device) -> C
     )
 
     def seconds(steps: int) -> float:
-        wait(device)
+        timing.wait(device)
         began = time.perf_counter()
         engine.fit(method, batches, steps)
-        wait(device)
+        timing.wait(device)
         return time.perf_counter() - began
 
     return seconds
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def bare(model: nn.Module, given: argparse.Namespace, device: torch.device) -> Callable[[], None]:
@@ -193,7 +187,7 @@ class Turns:
         # The batch ahead is waited for, so that all its time is the engine's.
         with self._ahead:
             self._ahead.wait_for(lambda: self._made > done)
-        wait(self.device)
+        timing.wait(self.device)
         self.engine.append(time.perf_counter() - self._began)
         self.bare.append(self.other())
         self._began = time.perf_counter()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,39 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, Any]:
         "interval": [round(float(bound), 4) for bound in interval],
         "blocks": len(ratios),
     }
+
+
+def timed(run: Callable[[], None], device: torch.device) -> float:
+    """Seconds."""
+    wait(device)
+    began = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - began
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak(run: Callable[[], None], device: torch.device) -> int:
+    """The most bytes that were allocated at a time, beyond those before."""
+    if device.type == "cuda":
+        wait(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
 
 
 def conclude(name: str, given: argparse.Namespace, device: torch.device, results: list[dict[str, Any]]) -> None:
