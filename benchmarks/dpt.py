@@ -34,6 +34,7 @@ from semisynth.models import Classifier
 from semisynth.recipes import bench, cells, dpt, restore, single
 from semisynth.recipes.config import Config
 from semisynth.recipes.quality import HELD_OUT, compare
+from semisynth.recipes.stages import Stage, Work
 from semisynth.recipes.tune import Search
 from semisynth.statistics import paired, t_interval
 
@@ -227,14 +228,14 @@ def measured(work: Path, found: Mapping[Cell, Mapping[str, Any]]) -> list[dict[s
 
 
 def images_of(cell: Cell, stages: Mapping[str, Any], work: Path) -> Images:
-    return dpt.Work(cell.options({}), work / "stages").made(dpt.Stage(Path(stages["images-1"]["path"]), ""))
+    return Work(cell.options({}), work / "stages").made(Stage(Path(stages["images-1"]["path"]), ""))
 
 
 def labels_right(cell: Cell, stages: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """The share of the labels that the first classifier gave to unlabeled images that are right."""
     if ROWS[cell.row].get("labels", "predicted") != "predicted" or cell.row == "k0" or "labels-1" not in stages:
         return {}
-    told = dpt.Work(cell.options({}), work / "stages").told("labels-1", dpt.Stage(Path(stages["labels-1"]["path"]), ""))
+    told = Work(cell.options({}), work / "stages").told("labels-1", Stage(Path(stages["labels-1"]["path"]), ""))
     return {"pseudo_labels": told["accuracy"]}
 
 

@@ -294,19 +294,22 @@ def generate(arguments: list[str]) -> None:
 def mix(arguments: list[str]) -> None:
     """Mix synthetic images into a real pool, with the truth of which is which in a file apart."""
     from semisynth import mixed, options
+    from semisynth.generators.options import Options
     from semisynth.recipes import mix as recipe
     from semisynth.recipes.config import Reading
 
     parser = options.new_parser("mix", mix.__doc__)
-    parser.add_class_arguments(recipe.Mix, None, skip={"synthetic", "reading"})
+    parser.add_class_arguments(recipe.Mix, None, skip={"synthetic", "reading", "generator_options"})
     told = "generators: names or run directories of such, of whose samples as many each"
     parser.add_argument("--synthetic", type=str, nargs="+", required=True, help=told)
     parser.add_class_arguments(Reading, "reading")
+    parser.add_class_arguments(Options, "generator_options")
     parser.add_argument("--out", type=str, required=True, help="the directory of the mix")
     given = options.parse(parser, arguments)
     out, reading = Path(given.pop("out")), Reading(**given.pop("reading"))
+    beside = Options(**given.pop("generator_options"))
     with _interrupted("images that were decoded are kept, and the mix begins anew"):
-        record = recipe.mix(recipe.Mix(**given, reading=reading), out)
+        record = recipe.mix(recipe.Mix(**given, reading=reading, generator_options=beside), out)
     counts = ", ".join(f"{count} {name}" for name, count in record["sources"].items())
     for note in record.get("notes", ()):
         print(f"{given['real']}: {note}")
@@ -356,20 +359,23 @@ def audit(arguments: list[str]) -> None:
 def dpt(arguments: list[str]) -> None:
     """Classifier, pseudo-labels, diffusion model, its images, and a classifier again; what is finished is kept."""
     from semisynth import options
+    from semisynth.generators.options import Options
     from semisynth.recipes import dpt as recipe
     from semisynth.recipes import teaching
     from semisynth.recipes.config import Reading
 
     parser = options.new_parser("dpt", dpt.__doc__)
-    parser.add_class_arguments(recipe.DPT, None, skip={"reading", "classifier", "diffusion"})
+    parser.add_class_arguments(recipe.DPT, None, skip={"reading", "generator_options", "classifier", "diffusion"})
     told = "options of the {} as JSON, such as '{}'"
     parser.add_argument("--classifier", type=dict, default={}, help=told.format("classifiers", '{"lr": 0.05}'))
     parser.add_argument("--diffusion", type=dict, default={}, help=told.format("diffusion model", '{"patch": 2}'))
     parser.add_class_arguments(Reading, "reading")
+    parser.add_class_arguments(Options, "generator_options")
     options.add_pool(parser, "the directory of all stages", "shards of images")
     given = options.parse(parser, arguments)
     out, reading, workers = Path(given.pop("out")), Reading(**given.pop("reading")), options.pool(given)
-    found = recipe.dpt(recipe.DPT(**given, reading=reading), out, workers)
+    beside = Options(**given.pop("generator_options"))
+    found = recipe.dpt(recipe.DPT(**given, reading=reading, generator_options=beside), out, workers)
     if not _first_rank():
         return
     print("\n".join(teaching.lines(found)))

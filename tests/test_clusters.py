@@ -16,9 +16,10 @@ from test_interruption import SECONDS, interrupt
 from semisynth import clusters, options, weights
 from semisynth.clusters import LOCAL, Ray
 from semisynth.errors import Diverged, UserError
-from semisynth.recipes import cells, dpt, single
+from semisynth.recipes import cells, single, stages
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.dpt import DPT, Stage
+from semisynth.recipes.dpt import DPT
+from semisynth.recipes.stages import Stage, Work
 
 PLACES = [1, 2, Ray(LOCAL, 2)]
 
@@ -186,11 +187,11 @@ def shards(tmp_path_factory):
     def made(workers) -> dict[str, bytes]:
         (out / str(workers)).mkdir()
         asked = DPT("digits-pool", images_per_class=2, sampler_steps=2)
-        stage = dpt.Work(asked, out / str(workers), workers).images(Stage(out / "run", "of the run"))
+        stage = Work(asked, out / str(workers), workers).images(Stage(out / "run", "of the run"))
         return {file.name: file.read_bytes() for file in stage.path.iterdir()}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dpt, "SHARD", 8)
+        patch.setattr(stages, "SHARD", 8)
         yield made, made(1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,10 +40,18 @@ def load(name: str, options: Options = DEFAULT) -> Generator:
     """
     path = _place(name)
     kind = _kind(path)
-    for option in fields(Options):
-        if getattr(options, option.name) != option.default and option.name not in (kind.READS if kind else ()):
-            raise UserError(f"generator {name} does not know --generator-options.{option.name}: leave it out.")
+    dealt([name], options)
     return kind.load(path, options) if kind else _of_run(path)
+
+
+def dealt(names: Sequence[str], options: Options) -> list[Options]:
+    """Of several generators, to each those of the options that it knows; `UserError` for one that none of them does."""
+    asked = {f.name: value for f in fields(Options) if (value := getattr(options, f.name)) != f.default}
+    known = {name: kind.READS if asked and (kind := _kind(_place(name))) else () for name in names}
+    for option in asked:
+        if not any(option in reads for reads in known.values()):
+            raise UserError(f"generator {', '.join(names)} does not know --generator-options.{option}: leave it out.")
+    return [Options(**{name: value for name, value in asked.items() if name in known[own]}) for own in names]
 
 
 class _Kind(Protocol):

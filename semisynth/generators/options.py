@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from semisynth.errors import UserError
+from semisynth.weights import read_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Options:
         sampler_steps: steps of a diffusion model's sampler
         guidance: weight of the class or prompt in a diffusion model, 1 for none
         truncation: of BigGAN, the deviation of its latents
-        prompts: a text file with a prompt a line, the classes of a text-to-image model
+        prompts: the classes of a text-to-image model: a text file with a prompt a line, which is the class's name too,
+            or a .json file of names and their prompts, {"cat": "a photo of a cat"}
         precision: in which the weights are kept and used
         offload: whether the weights stay in the CPU's memory and are copied for each call
         chunk: images made at a time, 0 for all of a call
@@ -38,10 +40,12 @@ class Options:
         """Of the weights."""
         return {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}[self.precision]
 
-    def texts(self) -> tuple[str, ...]:
-        """The prompts; `UserError` for a file that cannot be read, has none, or has one twice."""
+    def texts(self) -> dict[str, str]:
+        """The prompt of each class by its name; `UserError` for a file that cannot be read, has none, or one twice."""
         if self.prompts is None:
-            return ()
+            return {}
+        if self.prompts.endswith(".json"):
+            return self._named(read_json(Path(self.prompts)))
         try:
             lines = Path(self.prompts).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -50,4 +54,16 @@ class Options:
         if not found or len(set(found)) < len(found):
             problem = "has one prompt twice" if found else "has no prompt"
             raise UserError(f"--generator-options.prompts {self.prompts} {problem}: give a line for each class.")
+        return dict(zip(found, found, strict=True))
+
+    def _named(self, found: dict[str, str]) -> dict[str, str]:
+        for name, text in found.items():
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(
+                    f"--generator-options.prompts {self.prompts}: the prompt of '{name}' is {text!r}: give a text."
+                )
+        if not found:
+            raise UserError(
+                f'--generator-options.prompts {self.prompts} has no prompt: give {{"cat": "a photo of a cat"}}.'
+            )
         return found

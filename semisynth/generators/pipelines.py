@@ -83,7 +83,7 @@ def class_names(path: Path, options: Options) -> tuple[str, ...]:
     """The names of its classes, in order: the prompts, those that model_index.json tells in id2label, or numbers."""
     make, names = KINDS[_kind(path)], read_json(path / INDEX).get("id2label") or {}
     if make is _text:
-        return options.texts()
+        return tuple(options.texts())
     part, count = ("transformer", "num_embeds_ada_norm") if make is _classes else ("unet", "num_class_embeds")
     classes = read_json(path / part / "config.json").get(count) or 0
     return tuple(str(names.get(str(number), number)) for number in range(classes))
@@ -142,7 +142,7 @@ def _text(path: Path, options: Options) -> Sampled:
     network = _read(optional.diffusers(WHAT).UNet2DConditionModel, path, "unet", options.dtype)
     if network.config.addition_embed_type or network.config.class_embed_type:
         raise UserError(f"{path / 'unet'} reads more than a text: give a folder of Stable Diffusion 1 or 2.")
-    *texts, none = _encoded(path, [*prompts, ""])
+    *texts, none = _encoded(path, [*prompts.values(), ""])
     told = Told(torch.stack(texts), none[None])
     if width := network.config.time_cond_proj_dim:
         embed = optional.diffusers(WHAT).StableDiffusionPipeline.get_guidance_scale_embedding

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from semisynth import mixed, noise, separable, weights
+from semisynth import generators, mixed, noise, separable, weights
 from semisynth.data import datasets, splits
 from semisynth.data.datasets import Dataset, Images, Reading
 from semisynth.data.stream import to_float
 from semisynth.data.through import Through
+from semisynth.engine import resolve
 from semisynth.errors import UserError, between
+from semisynth.generators.options import Options
 from semisynth.method import External
 from semisynth.mixed import HIDDEN, POOL, REAL, Row
 from semisynth.recipes import directory
@@ -48,7 +50,9 @@ class Mix:
         through: WIDTHxHEIGHT:LEVELS that all images are reduced to before they are enlarged again, as 8x8:17, so that
             no trace of resampling or storing tells them apart
         seed: of which images are labeled and drawn, of all samples, and of the order
+        device: where samples are made, as fit's --device
         reading: how one's own images are read
+        generator_options: as fit's, each for those of the generators that know it
     """
 
     real: str
@@ -59,7 +63,9 @@ class Mix:
     classes: str = "equal"
     through: str | None = None
     seed: int = 0
+    device: str = "auto"
     reading: Reading = field(default_factory=Reading)
+    generator_options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         between(0, math.inf, images=self.images)
@@ -73,14 +79,17 @@ class Mix:
     def command(self) -> str:
         """What makes the same mix again."""
         typed = ["semisynth", "mix"]
-        for name, value in [*_own(self, "").items(), *_own(self.reading, "reading.").items()]:
+        options = _own(self.generator_options, "generator-options.")
+        for name, value in [*_own(self, "").items(), *_own(self.reading, "reading.").items(), *options.items()]:
             typed += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
         return shlex.join([*typed, "--out", "AGAIN"])
 
 
-def _own(options: Mix | Reading, prefix: str) -> dict[str, Any]:
+def _own(options: Mix | Reading | Options, prefix: str) -> dict[str, Any]:
     """The options that are not the defaults."""
-    found = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "reading"}
+    found = {
+        f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("reading", "generator_options")
+    }
     return {prefix + f.name: found[f.name] for f in fields(options) if found.get(f.name, f.default) != f.default}
 
 
@@ -98,7 +107,9 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
     through = Through.parse(options.through) if options.through else None
     labeled, real = _drawn(options, data)
     count = _synthetic(options, len(real))
-    makers = [Maker.of(name, options.classes, data) for name in options.synthetic]
+    device, asked = resolve(options.device), generators.dealt(options.synthetic, options.generator_options)
+    known = zip(options.synthetic, asked, strict=True)
+    makers = [Maker.of(name, own, options.classes, data.classes, data.shape, device) for name, own in known]
     rows = [
         *_rows(labeled, data, "train", through),
         *_rows(real, data, "unlabeled", through),

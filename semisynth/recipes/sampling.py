@@ -13,7 +13,8 @@ from semisynth import generators, noise
 from semisynth.data.datasets import Dataset
 from semisynth.data.through import Through
 from semisynth.errors import UserError
-from semisynth.generators import Generator
+from semisynth.generators import Generator, Options
+from semisynth.generators.adapted import Shape
 from semisynth.mixed import Row
 
 TOGETHER = 256  # images in the making at a time
@@ -26,33 +27,37 @@ class Maker:
     name: str
     generator: Generator
     asked: Sequence[tuple[str | None, int]]
+    device: torch.device
 
     @staticmethod
-    def of(name: str, classes: str, data: Dataset) -> Maker:
-        """Of the generator of that name; `UserError` for a class that it has not."""
-        loaded = generators.load(name)
-        adapter = generators.Adapter(generators.shape(loaded), data.shape)
-        generator = generators.Adapted(loaded, adapter) if adapter.told else loaded
-        names = generators.class_names(name)
+    def of(name: str, options: Options, classes: str, own: Sequence[str], shape: Shape, device: torch.device) -> Maker:
+        """Of the generator of that name; `UserError` for a class that it has not.
+
+        classes: equal, any, or pairs, as `mix` has them; own, shape: classes of the data, and what images are made.
+        """
+        loaded = generators.load(name, options)
+        adapter = generators.Adapter(generators.shape(loaded), shape)
+        generator = (generators.Adapted(loaded, adapter) if adapter.told else loaded).to(device)
+        names = generators.class_names(name, options)
         if classes == "any":
-            return Maker(name, generator, list(zip(names, range(len(names)), strict=True)) or [(None, 0)])
+            return Maker(name, generator, list(zip(names, range(len(names)), strict=True)) or [(None, 0)], device)
         asked = []
-        for own, other in _pairs(classes, data.classes).items():
+        for wanted, other in _pairs(classes, own).items():
             if other not in names:
                 raise UserError(
-                    f"generator {name} has no class '{other}' for the class '{own}' of the data: name one that it has "
-                    f"with --classes '{own}=...', or take samples of any class with --classes any."
+                    f"generator {name} has no class '{other}' for the class '{wanted}' of the data: name one that it "
+                    f"has with --classes '{wanted}=...', or take samples of any class with --classes any."
                 )
-            asked.append((own, names.index(other)))
-        return Maker(name, generator, asked)
+            asked.append((wanted, names.index(other)))
+        return Maker(name, generator, asked, device)
 
     def sample(self, asked: Sequence[int], seeds: Sequence[int]) -> Iterator[Tensor]:
         """An image of each place in `asked`, from a latent of that seed."""
         for part in range(0, len(seeds), TOGETHER):
-            z = latents(self.generator, seeds[part : part + TOGETHER])
-            y = torch.tensor([self.asked[place][1] for place in asked[part : part + TOGETHER]])
+            z = latents(self.generator, seeds[part : part + TOGETHER]).to(self.device)
+            y = torch.tensor([self.asked[place][1] for place in asked[part : part + TOGETHER]], device=self.device)
             with torch.no_grad():
-                yield from self.generator(z, y if self.generator.classes else None)
+                yield from self.generator(z, y if self.generator.classes else None).cpu()
 
 
 def _pairs(classes: str, own: Sequence[str]) -> dict[str, str]:

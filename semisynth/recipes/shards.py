@@ -1,4 +1,4 @@
-"""The images that DPT asks of a diffusion model, in shards that any process can make with the same bytes."""
+"""The images that DPT asks of a generator, in shards that any process can make with the same bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor
 from semisynth import generators, noise
 from semisynth.data import parquet
 from semisynth.engine import resolve
+from semisynth.generators import Options
 from semisynth.generators.diffusion import Diffusion
-from semisynth.recipes.sampling import latents, prepared
+from semisynth.recipes.sampling import Maker, latents, prepared
 
 SPREAD = 0.1  # of the difficulty asked for (arXiv 2411.18109)
 
 
 class Sampler(NamedTuple):
-    """What makes the images: the run of a diffusion model, how it is asked, and where.
+    """The run of a diffusion model, how it is asked, and where.
 
     conditional: whether it is told classes; hard: how hard the images are to be, if it is told.
     """
@@ -34,18 +35,49 @@ class Sampler(NamedTuple):
     conditional: bool = True
     hard: float | None = None
 
+    def images(self, numbers: range, seeds: Sequence[int]) -> tuple[Tensor, Sequence[str | None]]:
+        """The images of these numbers, each from a latent of its own seed, and their classes, in turn."""
+        generator, classes, device = loaded(self), generators.class_names(self.run), resolve(self.device)
+        z, y = latents(generator, seeds), torch.tensor([i % generator.classes for i in numbers])
+        asked = [y.to(device)] if self.conditional else []
+        asked += [drawn(self.hard, seeds).to(device)] if self.hard is not None else []
+        with torch.no_grad():
+            return generator(z.to(device), *asked).cpu(), [classes[c] for c in y.tolist()]
 
-def make(sampler: Sampler, numbers: range, path: Path) -> None:
-    """One shard: each image from a latent of its own number, of the classes in turn."""
-    generator, classes, device = loaded(sampler), generators.class_names(sampler.run), resolve(sampler.device)
-    seeds = [noise.derive("dpt image", sampler.seed, i) for i in numbers]
-    z, y = latents(generator, seeds), torch.tensor([i % generator.classes for i in numbers])
-    asked = [y.to(device)] if sampler.conditional else []
-    asked += [drawn(sampler.hard, seeds).to(device)] if sampler.hard is not None else []
-    with torch.no_grad():
-        x = prepared(generator(z.to(device), *asked), None).cpu()
-    labels = [classes[c] for c in y.tolist()]
-    parquet.write(path, {"image": [parquet.png(image) for image in x], "label": labels, "index": list(numbers)})
+
+class Pretrained(NamedTuple):
+    """A generator that comes trained, and what of it stands for the data's classes.
+
+    classes: as mix's; names, shape: of the data's classes and images.
+    """
+
+    generator: str
+    options: Options
+    classes: str
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    seed: int
+    device: str
+
+    def maker(self) -> Maker:
+        """What makes its images; `UserError` for a class that it has not."""
+        return Maker.of(self.generator, self.options, self.classes, self.names, self.shape, resolve(self.device))
+
+    def images(self, numbers: range, seeds: Sequence[int]) -> tuple[Tensor, Sequence[str | None]]:
+        """Likewise; classes are those of the data or, where any will do, the generator's own."""
+        maker = prepared_maker(self)
+        places = [i % len(maker.asked) for i in numbers]
+        return torch.stack(list(maker.sample(places, seeds))), [maker.asked[place][0] for place in places]
+
+
+Source = Sampler | Pretrained
+
+
+def make(source: Source, numbers: range, path: Path) -> None:
+    """One shard."""
+    x, labels = source.images(numbers, [noise.derive("dpt image", source.seed, i) for i in numbers])
+    images = [parquet.png(image) for image in prepared(x, None)]
+    parquet.write(path, {"image": images, "label": list(labels), "index": list(numbers)})
 
 
 def drawn(hard: float, seeds: Sequence[int]) -> Tensor:
@@ -61,3 +93,15 @@ def loaded(sampler: Sampler) -> Diffusion:
     assert isinstance(found, Diffusion)
     made = Diffusion(found.denoiser, sampler.steps, sampler.guidance, sampler=sampler.sampler, vae=found.vae)
     return made.to(resolve(sampler.device))
+
+
+@functools.lru_cache(maxsize=1)
+def prepared_maker(source: Pretrained) -> Maker:
+    """Likewise."""
+    return source.maker()
+
+
+def forget() -> None:
+    """Let go of the generators that are kept."""
+    loaded.cache_clear()
+    prepared_maker.cache_clear()

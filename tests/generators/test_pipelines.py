@@ -298,7 +298,7 @@ def test_what_does_not_fit_into_memory_names_the_options_that_help(
         generator(z, y) if images is None else images.sum().backward()
 
 
-@pytest.mark.parametrize("kind", ["dit", "text", "latents"])
+@each_kind
 def test_mpssl_trains_with_it(kind: str, place: Callable[[str], str], tmp_path: Path) -> None:
     run, asked_for = tmp_path / "run", asdict(options(kind, sampler_steps=2))
     fields = {"steps": 2, "unlabeled_batch": 4, "generator_options": asked_for}
@@ -502,7 +502,8 @@ def test_missing_libraries_are_named(place: Callable[[str], str], monkeypatch: p
 
 
 def test_a_file_of_prompts_is_read_or_told_of(tmp_path: Path) -> None:
-    assert Options(prompts=written("a dog", " a cat ")).texts() == ("a dog", "a cat") and Options().texts() == ()
+    assert Options(prompts=written("a dog", " a cat ")).texts() == {"a dog": "a dog", "a cat": "a cat"}
+    assert Options().texts() == {}
     for texts, message in ((("a", "a"), "has one prompt twice"), ((), "has no prompt")):
         with pytest.raises(UserError, match=message):
             Options(prompts=written(*texts)).texts()

@@ -17,10 +17,11 @@ from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import Diffusion
-from semisynth.recipes import dpt as recipe
 from semisynth.recipes import shards
-from semisynth.recipes.dpt import DPT, Stage, dpt
+from semisynth.recipes import stages as recipe
+from semisynth.recipes.dpt import DPT, dpt
 from semisynth.recipes.materials import drawn
+from semisynth.recipes.stages import Stage
 
 SMALL = DPT("digits-pool", labels_per_class=3, steps=3, diffusion_steps=3, images_per_class=2, sampler_steps=2)
 
@@ -308,7 +309,7 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(UserError, match=name):
             replace(SMALL, **{name: value})
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"stage1": "mpssl"}, "trains no classifier without a generator"),
+        ({"stage1": "mpssl"}, "needs a generator: name one with --classifier"),
         ({"stage1": "linear-probe"}, "give --init foundation"),
         ({"teach": "real", "labels": "true"}, "--teach real takes predicted labels"),
         ({"teach": "real", "images_per_class": 0}, "--teach real takes predicted labels"),

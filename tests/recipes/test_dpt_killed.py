@@ -16,16 +16,17 @@ import pytest
 
 from semisynth import weights
 from semisynth.recipes import dpt as recipe
+from semisynth.recipes import stages
 
 # The command with shards of 8 images and checkpoints at every fifth step; it prints each stage that it comes to.
 COMMAND = """
 import sys
 from semisynth.cli import main
-from semisynth.recipes import dpt
-dpt.SHARD = 8
-of, named = dpt.Config.of, dpt.Work._named
-dpt.Config.of = lambda content, *source: of({"checkpoint_every": 5, **content}, *source)
-dpt.Work._named = lambda work, name, *rest: (print(name, flush=True), named(work, name, *rest))[1]
+from semisynth.recipes import stages
+stages.SHARD = 8
+of, named = stages.Config.of, stages.Work._named
+stages.Config.of = lambda content, *source: of({"checkpoint_every": 5, **content}, *source)
+stages.Work._named = lambda work, name, *rest: (print(name, flush=True), named(work, name, *rest))[1]
 sys.exit(main(["dpt", *sys.argv[1:], "--out", "out"]))
 """
 STAGES = ("classifier", "labels", "diffusion", "images", "quality", "data", "classifier")
@@ -120,7 +121,7 @@ class Killed(BaseException):
 
 def test_an_end_before_any_file_has_its_name_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once at each file, which is written but not yet renamed: moments that a killed process seldom hits."""
-    monkeypatch.setattr(recipe, "SHARD", 8)
+    monkeypatch.setattr(stages, "SHARD", 8)
     small = recipe.DPT("digits-pool", 3, steps=2, diffusion_steps=2, images_per_class=1, sampler_steps=1)
     recipe.dpt(small, tmp_path / "whole" / "out")
     replace, reached = os.replace, set()

@@ -20,8 +20,8 @@ COMMAND = """
 import os, sys, time
 from semisynth.cli import main
 from semisynth.errors import UserError
-from semisynth.recipes import dpt, shards
-dpt.SHARD = 8
+from semisynth.recipes import shards, stages
+stages.SHARD = 8
 
 def fail(*given):
     raise UserError("no images on this rank")

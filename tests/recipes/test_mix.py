@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def test_the_same_options_give_the_same_bytes_and_another_seed_others(
 ) -> None:
     torch.manual_seed(9)
     mix(made[2], tmp_path / "again")
-    other = mix(Mix(**{**asdict(made[2]), "reading": made[2].reading, "seed": 4}), tmp_path / "other")
+    other = mix(replace(made[2], seed=4), tmp_path / "other")
     names = sorted(file.name for file in made[0].iterdir())
     assert names == ["hidden.parquet", "mix.json", "pool.parquet"]
     for name in names:
@@ -199,8 +199,8 @@ def test_a_class_that_the_generator_has_not_is_named(tmp_path: Path) -> None:
 
 
 def test_a_generator_without_classes_gives_images_of_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(generators, "load", lambda name: zoo.GENERATORS["unconditional"]())
-    monkeypatch.setattr(generators, "class_names", lambda name: ())
+    monkeypatch.setattr(generators, "load", lambda name, options: zoo.GENERATORS["unconditional"]())
+    monkeypatch.setattr(generators, "class_names", lambda name, options: ())
     mix(Mix("digits-pool", ["plain"], images=20, classes="any"), tmp_path / "pool")
     assert {row["class"] for row in tables(tmp_path / "pool")[1] if row["synthetic"]} == {None}
     with pytest.raises(UserError, match="generator plain has no class '0'"):
