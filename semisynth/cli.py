@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no error of its own on the CPU
             raise
-        print("semisynth: error: there is not enough memory: ask for less of batch, size or model.", file=sys.stderr)
+        less = "ask for less of batch, unlabeled-batch, size or model"
+        way = "through a generator from elsewhere for a smaller --generator-options.chunk, precision or sampler_steps"
+        print(f"semisynth: error: there is not enough memory: {less}, or {way}.", file=sys.stderr)
         return 2
 
 

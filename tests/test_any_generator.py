@@ -18,6 +18,7 @@ from semisynth.cli import main
 from semisynth.data import parquet
 from semisynth.errors import UserError
 from semisynth.generators import Options
+from semisynth.generators.diffusion import Diffusion, denoiser_of
 from semisynth.recipes.dpt import DPT, dpt
 from semisynth.recipes.mix import Mix, mix
 
@@ -96,6 +97,23 @@ def test_a_mix_and_dpt_take_any(kind: str, made: tuple[str, Options], tmp_path: 
     assert list(told) == ["classifier-0", "images-1", "labels-1", "quality-1", "classifier-1"]
     shown = arrow.read_table(next(Path(told["images-1"]["path"]).glob("*.parquet"))).to_pylist()
     assert [row["label"] for row in shown] == [names[i % len(names)] if names else None for i in range(20)]
+
+
+@each_kind
+def test_a_class_out_of_range_is_told(kind: str, made: tuple[str, Options]) -> None:
+    generator = generators.load(*made)
+    z = torch.zeros(1, *generator.latent_shape)
+    if generator.classes:
+        with pytest.raises(UserError, match=rf"has no class {generator.classes}: give numbers from 0"):
+            generator(z, torch.tensor([generator.classes]))
+        with pytest.raises(UserError, match=rf"vectors have 1 entries, and the generator {generator.classes} classes"):
+            generator(z, torch.ones(1, 1))
+
+
+def test_our_own_diffusion_models_tell_it_too() -> None:
+    generator = Diffusion(denoiser_of((1, 8, 8), 3, "tiny", 4, 0.5), 1)
+    with pytest.raises(UserError, match=r"has no class 3: give numbers from 0 to 2"):
+        generator(torch.zeros(1, 1, 8, 8), torch.tensor([3]))
 
 
 def test_images_of_any_class_get_the_labels_that_the_first_classifier_predicts(tmp_path: Path) -> None:

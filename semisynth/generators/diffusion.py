@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from semisynth import optional
 from semisynth.errors import between, choose
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, require_known, vectors
 from semisynth.models import unet, uvit
 from semisynth.models.autoencoder import Autoencoder
 from semisynth.twice import twice
@@ -199,6 +199,8 @@ class Diffusion(Generator):
         """
         if self.denoiser.tell is not None and hard is None:
             hard = z.new_full((len(z),), self.hard)
+        if y is not None:
+            require_known(y, self.classes)
         denoise = guided(self.denoiser, y, self.guidance, self.interval, hard)
         found = self.sample(denoise, z * self.sigmas[0], self.sigmas, remember=False)
         return ((found + 1) / 2).clamp(0, 1) if self.vae is None else again(self.vae.decoded, found, remember=False)

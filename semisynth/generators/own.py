@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from semisynth.errors import UserError, check_all, line
 from semisynth.generators.networks import Program, imported, program
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, require_known, vectors
 from semisynth.weights import fill, read_foreign, read_json
 
 READS: tuple[str, ...] = ()  # options
@@ -75,6 +75,7 @@ class Own(Generator):
         assert y is not None, "this generator is class-conditional: y is needed"
         if self.told.condition == "vectors":
             return self.network(z.to(dtype), vectors(y, self.classes, z).to(dtype))
+        require_known(y, self.classes)
         return self.network(z.to(dtype), y if y.ndim == 1 else y.argmax(1))
 
 

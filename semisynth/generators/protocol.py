@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisynth import noise
+from semisynth.errors import UserError
 
 
 class Generator(nn.Module, ABC):
@@ -47,8 +48,21 @@ class Permuted(Generator):
 
 
 def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:
-    """Class vectors (n, classes): one-hot for labels (n,), unchanged for vectors."""
+    """Class vectors (n, classes): one-hot for labels (n,), unchanged for vectors; errors as of `require_known`."""
+    require_known(y, classes)
     return F.one_hot(y, classes).to(like.dtype) if y.ndim == 1 else y
+
+
+def require_known(y: Tensor, classes: int) -> None:
+    """`UserError` for vectors of another width and, on the CPU, for labels out of range; a GPU would have to wait."""
+    if y.ndim > 1:
+        if y.shape[1] != classes:
+            raise UserError(
+                f"class vectors have {y.shape[1]} entries, and the generator {classes} classes: give as many."
+            )
+    elif y.device.type == "cpu" and not torch.compiler.is_compiling() and bool(((y < 0) | (y >= classes)).any()):
+        wrong = int(y[(y < 0) | (y >= classes)][0])
+        raise UserError(f"the generator has no class {wrong}: give numbers from 0 to {classes - 1}.")
 
 
 def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | None]:

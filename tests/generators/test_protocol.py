@@ -8,6 +8,7 @@ import zoo
 from torch import Tensor
 
 from semisynth import noise
+from semisynth.errors import UserError
 from semisynth.generators import Generator, Permuted, sample
 from semisynth.generators.protocol import vectors
 from semisynth.method import External
@@ -111,3 +112,13 @@ def test_sample_draws_normal_latents_and_uniform_classes(name: str) -> None:
         assert y is not None and (y.bincount() / 1000 - 1 / zoo.FOUNDATION).abs().max() < 0.05
     else:
         assert y is None
+
+
+@pytest.mark.parametrize("wrong", [-1, zoo.FOUNDATION])
+def test_a_class_out_of_range_is_told(wrong: int) -> None:
+    generator = zoo.GENERATORS["conditional"]()
+    with pytest.raises(UserError, match=rf"has no class {wrong}: give numbers from 0 to {zoo.FOUNDATION - 1}"):
+        generator(torch.randn(2, zoo.LATENT), torch.tensor([0, wrong]))
+    with pytest.raises(UserError, match=rf"vectors have 9 entries, and the generator {zoo.FOUNDATION} classes"):
+        generator(torch.randn(2, zoo.LATENT), torch.ones(2, 9))
+    assert len(generator(torch.randn(0, zoo.LATENT), torch.tensor([], dtype=torch.int64))) == 0
