@@ -26,6 +26,7 @@ from typing import Any
 
 import timing
 import torch
+from comparison import between
 from torch import Tensor
 
 from semisynth import generators, models, weights
@@ -55,10 +56,9 @@ def main() -> None:
             lines = measured(name, GENERATORS[name](Path(place) / name), given, device)
             print(table(lines), flush=True)
             results += lines
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_text(given.out.with_suffix(".md"), table(results))
     timing.conclude("sampler", given, device, results)
+    if given.out is not None and given.page is not None:
+        between(given.page, "sampler", told(weights.read_json(given.out)))
 
 
 def parse() -> argparse.Namespace:
@@ -67,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generators", nargs="+", choices=GENERATORS, default=list(GENERATORS))
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 4, 16], help="k, in rising order")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--page", type=Path, help="a page that has what is in --out between its markers")
     parser.add_argument("--synthetic", type=int, default=16, help="images that are sampled in a step")
     return parser.parse_args()
 
@@ -172,6 +173,13 @@ def remembering() -> Iterator[None]:
         yield
     finally:
         diffusion.again, sampler.again = before
+
+
+def told(content: dict[str, Any]) -> str:
+    """The table, and where it comes from."""
+    on, day = content["environment"], content["date"][:10]
+    made = f"Made by `{content['command']}` ({on['device']}, commit {on['commit']}, {day})."
+    return f"{table(content['results'])}\n{made}"
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
 from semisynth.generators import diffusion, sampler
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def test_what_is_kept_of_a_step_is_measured(name: str, benchmark, monkeypatch, t
     assert (one["k"], four["k"], one["pass"], four["pass"]) == (1, 4, None, 1.0)
     assert (one["passes"], four["passes"]) == ((1, 7) if name == "edm" else (1, 4))
     assert four["growth"] < 1.1 < 1.3 < four["kept_mib"] / four["memory_mib"]
-    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    assert benchmark.table([one, four]) in capsys.readouterr().out
 
 
 def test_time_is_told_by_the_passes(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +51,18 @@ def test_time_is_told_by_the_passes(benchmark: ModuleType, monkeypatch: pytest.M
         (9000.0, 1.0, 4.0),
         (69000.0, 2.2, 16.0),
     ]
+
+
+def test_the_page_has_the_committed_results(benchmark: ModuleType) -> None:
+    content = json.loads((RESULTS / "sampler.json").read_text())
+    page = (ROOT / "docs" / "generators.md").read_text()
+    assert page.partition("<!-- sampler -->\n")[2].partition("\n<!-- /sampler -->")[0] == benchmark.told(content)
+
+
+def test_a_page_is_written_if_asked(benchmark, monkeypatch, tmp_path) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "out.json"
+    page.write_text("before\n<!-- sampler -->\nold\n<!-- /sampler -->\nafter\n")
+    monkeypatch.setattr(benchmark, "measured", lambda name, *_: [dict.fromkeys(benchmark.KEYS, name)])
+    monkeypatch.setattr("sys.argv", ["sampler.py", "--generators", "edm", "--out", str(out), "--page", str(page)])
+    benchmark.main()
+    assert "| edm |" in page.read_text() and "old" not in page.read_text() and page.read_text().endswith("after\n")
