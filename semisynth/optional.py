@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from semisynth.errors import UserError
@@ -12,8 +13,16 @@ def diffusers(what: str) -> Any:
 
     what: that needs it, in the user's words.
     """
+    return library("diffusers", what)
+
+
+def library(name: str, what: str) -> Any:
+    """The library of the extra of the same name; `UserError` where it, or what it imports, is missing.
+
+    what: that needs it, in the user's words.
+    """
     try:
-        import diffusers
+        return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{what} needs the library diffusers: pip install 'semisynth[diffusers]'.") from error
-    return diffusers
+        lacks = f", which lacks {error.name}" if error.name not in (None, name) else ""
+        raise UserError(f"{what} needs the library {name}{lacks}: pip install 'semisynth[{name}]'.") from error
