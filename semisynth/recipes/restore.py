@@ -47,8 +47,8 @@ def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tupl
     if not (run / "result.json").exists():
         raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
     names, preparation = _images(config, run / "result.json")
-    model = models.build(config.setting.model, preparation.channels, len(names))
-    weights.load_into(model, run / "model.safetensors")
+    setting, shape = config.setting, (preparation.channels, *preparation.size)
+    model = models.saved(run, setting.model, setting.tuning, shape, len(names))
     return config, model.to(device).eval(), names, preparation
 
 
