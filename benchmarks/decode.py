@@ -37,7 +37,7 @@ from semisynth.data import cache, catalog
 from semisynth.data.decode import Preparation
 
 path, side, at = sys.argv[1], *map(int, sys.argv[2:])
-counts, step = [], cache._Bar.step
+counts, step = [], cache.Bar.step
 
 def counted(bar, images):
     step(bar, images)
@@ -45,7 +45,7 @@ def counted(bar, images):
     if at and sum(counts) >= at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-cache._Bar.step = counted
+cache.Bar.step = counted
 cache.load(catalog.read(path), Preparation((side, side), 3, "crop"))
 print(sum(counts))
 """

@@ -70,9 +70,9 @@ PLAN = (  # first classifier, rows, labels per class, seeds; in the order in whi
     ("linear-probe", MAIN, (1, 2), "100-109"),
     ("linear-probe", MAIN, (4,), "100-104"),
     ("linear-probe", ("labeled-only", "unconditional"), (1, 2), "100-104"),
-    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "100-109"),
+    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "100-104"),
     ("fixmatch", ("stage1", "k0", "k12", "k128", "oracle", "self-training"), (1, 2), "100-109"),
-    ("fixmatch", ("k12-faithful", "k128-faithful"), (1, 2), "100-109"),
+    ("linear-probe", ("s0.1", "s0.5", "s0.9"), (1, 2), "105-109"),
 )
 
 
@@ -186,7 +186,6 @@ def line(cell: Cell, stages: Mapping[str, Any]) -> dict[str, Any]:
         **common(cell),
         "accuracy": stages[taken[-1]]["test"],
         "validation_accuracy": stages[taken[-1]]["validation"],
-        "pseudo_labels": stages.get("labels-1", {}).get("accuracy"),
         "seconds": round(sum(fit["seconds"] for fit in fits), 2),
         "steps": result["steps"],
         "commit": result["environment"]["commit"],
@@ -231,6 +230,14 @@ def images_of(cell: Cell, stages: Mapping[str, Any], work: Path) -> Images:
     return dpt.Work(cell.options({}), work / "stages").made(dpt.Stage(Path(stages["images-1"]["path"]), ""))
 
 
+def labels_right(cell: Cell, stages: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """The share of the labels that the first classifier gave to unlabeled images that are right."""
+    if ROWS[cell.row].get("labels", "predicted") != "predicted" or cell.row == "k0" or "labels-1" not in stages:
+        return {}
+    told = dpt.Work(cell.options({}), work / "stages").told("labels-1", dpt.Stage(Path(stages["labels-1"]["path"]), ""))
+    return {"pseudo_labels": told["accuracy"]}
+
+
 def difficulty(cell: Cell, stages: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """How hard the images are for the classifier that told the diffusion model so; of rows that ask for it."""
     if cell.row not in DIFFICULTIES or cell.stage1 != "linear-probe":
@@ -247,7 +254,7 @@ def write(work: Path) -> None:
     missing = len({cell for group in plan() for cell in group}) - len(found)
     note = f"**Partial: {missing} cells are missing.**" if missing else ""
     lines = [
-        line(cell, stages) | difficulty(cell, stages, work)
+        line(cell, stages) | labels_right(cell, stages, work) | difficulty(cell, stages, work)
         for cell, stages in found.items()
         if cell.row != "unconditional"
     ]
@@ -333,7 +340,8 @@ def quality_table(lines: Sequence[Mapping[str, Any]]) -> str:
     for labels, (row, told) in itertools.product((1, 2), GENERATORS.items()):
         own, first = (of_row(lines, f"linear-probe {name}", labels) for name in (row, "k128"))
         if len(own) > 1:
-            over = paired([own[seed]["fid"] for seed in own], [first[seed]["fid"] for seed in own])
+            both = sorted(own.keys() & first.keys())
+            over = paired([own[seed]["fid"] for seed in both], [first[seed]["fid"] for seed in both])
             above = "–" if row == "k128" else f"{over.mean:+.2f} [{over.t[0]:+.2f}, {over.t[1]:+.2f}]"
             measures = [_mean([found[name] for found in own.values()]) for name in names]
             table.append([str(labels), told, str(len(own)), *measures, above])

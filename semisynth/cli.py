@@ -272,6 +272,25 @@ def bench(arguments: list[str]) -> None:
     print(recipe.bench(given, names, labels, seeds, out, workers, tuned, pivot, command))
 
 
+def generate(arguments: list[str]) -> None:
+    """Write images of a generator, or those that a run's mapper asks for, as a data set; resume where it stopped."""
+    from semisynth import options
+    from semisynth.generators.options import Options
+    from semisynth.recipes import generate as recipe
+
+    parser = options.new_parser("generate", generate.__doc__)
+    parser.add_class_arguments(recipe.Generate, None, skip={"classes", "generator_options"})
+    parser.add_class_arguments(Options, "generator_options")
+    told = "names of the generator's classes, which are made in turn; all unless given"
+    parser.add_argument("--classes", type=str, nargs="+", default=None, help=told)
+    parser.add_argument("--out", type=str, required=True, help="the directory of the images")
+    given = options.parse(parser, arguments)
+    out, beside = Path(given.pop("out")), Options(**given.pop("generator_options"))
+    asked = recipe.Generate(**given, generator_options=beside)
+    recipe.generate(asked, out)
+    print(f"{out}: {asked.count} images, to look at {out / recipe.SHEET}")
+
+
 def mix(arguments: list[str]) -> None:
     """Mix synthetic images into a real pool, with the truth of which is which in a file apart."""
     from semisynth import mixed, options
@@ -445,5 +464,5 @@ def doctor(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     command.__name__: command
-    for command in (fit, evaluate, predict, report, tune, bench, data, mix, audit, dpt, quality, demo, doctor)
+    for command in (fit, evaluate, predict, report, tune, bench, data, generate, mix, audit, dpt, quality, demo, doctor)
 }

@@ -96,11 +96,13 @@ class Method(nn.Module, ABC):
     The constructor's parameters without a default are its parts, given by name by a recipe (model, weak, strong,
     generator, shape, classes); those with a default are its options, offered on the command line. `ranges` says what
     `tune` draws them from: a pair (low, high) log-uniformly, a list as a choice. `task` says how the model is
-    evaluated, `reads_u` whether the losses need unlabeled images in the batch.
+    evaluated, `reads_u` whether the losses need unlabeled images in the batch, `through` whether a loss is
+    differentiated through the generator.
     """
 
     task: ClassVar[Literal["classify", "generate", "represent"]] = "classify"
     reads_u: ClassVar[bool] = True
+    through: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Sequence[Any]]] = MappingProxyType({})
     model: nn.Module
 

@@ -41,6 +41,7 @@ def config_parser(command: str, description: str | None, arguments: Sequence[str
     parser.add_argument("--method.name", type=str, help=f"short: --method, one of {', '.join(config.method_names())}")
     parser.add_class_arguments(config.Setting, None)
     parser.add_class_arguments(config.Reading, None)
+    parser.add_class_arguments(config.Options, config.GENERATOR)
     parser.add_class_arguments(Engine, None)
     if name is not None:
         parser.add_class_arguments(config.method_class(name), "method", skip=config.method_parts(name))
@@ -95,8 +96,9 @@ def value(arguments: Sequence[str], name: str) -> str | None:
 
 
 def _dotted(content: dict[str, Any]) -> dict[str, Any]:
-    method = {f"method.{key}": value for key, value in content.get("method", {}).items()}
-    return {key: value for key, value in content.items() if key != "method"} | method
+    groups = [name for name in ("method", config.GENERATOR) if name in content]
+    inside = {f"{group}.{key}": value for group in groups for key, value in content[group].items()}
+    return {key: value for key, value in content.items() if key not in groups} | inside
 
 
 def as_row(arguments: Sequence[str]) -> Sequence[str]:

@@ -105,7 +105,9 @@ def copies(real: Tensor, synthetic: Tensor) -> tuple[float, float]:
     Images drawn as the real ones were are nearer than the median distance about half of the time.
     """
     usual, nearest = _radius(real, 1), torch.cat([part.min(1).values for part in _distances(synthetic, real)])
-    below = [(nearest < bound).double().mean().item() for bound in (usual.min(), usual.median())]
+    apart = usual[usual > 0]  # real images that are there twice must not hide copies
+    bounds = (apart.min(), usual.median()) if len(apart) else (usual.new_tensor(1e-12), usual.new_tensor(1e-12))
+    below = [(nearest < bound).double().mean().item() for bound in bounds]
     return below[0], below[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from semisynth.errors import UserError
+from semisynth.errors import UserError, line
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -52,8 +53,23 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` names the file and the line that cannot be read."""
+    content = _parsed(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object.")
+    return content
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """A JSON list of different texts; `UserError` as above."""
+    names = _parsed(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise UserError(f"{path} must hold a JSON list of names, each once.")
+    return tuple(names)
+
+
+def _parsed(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the path of a run directory or of a configuration.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -62,9 +78,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}. It must be JSON.") from error
     except (ValueError, RecursionError) as error:  # numbers or nesting without end
         raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object.")
-    return content
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -87,6 +100,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} does not exist: it is written when a run ends; was this one cut off?") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): make it again, or restore it.") from error
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that another program wrote: safetensors, or a pickled `state_dict` by its suffix.
+
+    `UserError` if it is missing or damaged, and for a pickle of more than tensors, which is never run.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    convert = "save_file(model.state_dict(), 'model.safetensors') of safetensors.torch, where it was made"
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: give the weights.") from error
+    except pickle.UnpicklingError as error:
+        told = "is no file of torch, or a pickle of Python objects that could run any code when it is read"
+        raise UserError(f"{path} {told}: not read. Convert it by {convert}.") from error
+    except Exception as error:  # a damaged archive fails in many ways
+        raise UserError(f"{path} is damaged, or no state_dict ({line(error)[:200]}): make it by {convert}.") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path} must hold a state_dict, tensors under their names alone: make it by {convert}.")
+    return found
 
 
 def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:

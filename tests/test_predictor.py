@@ -20,7 +20,7 @@ from semisynth.errors import Diverged, UserError
 from semisynth.evaluate import logits
 from semisynth.evaluate import measure as measured
 from semisynth.predictor import Predictor, answers, measure, measure_again
-from semisynth.recipes import single
+from semisynth.recipes import restore
 
 CLASSES = ("cat", "label", "dog")
 SPLITS = ("pool", "test")
@@ -111,7 +111,7 @@ def test_a_label_is_the_most_probable_class_unless_that_is_too_doubtful(run):
 def test_a_run_is_measured_again_with_and_without_its_temperature(run, monkeypatch):
     data, asked_of = datasets.load("digits"), Predictor.of(run, "cpu").model
     data = replace(data, **{s: getattr(data, s).subset((getattr(data, s).y < 3).nonzero()[:, 0]) for s in SPLITS})
-    monkeypatch.setattr(single, "trained", lambda *_: (None, asked_of, replace(data, classes=CLASSES)))
+    monkeypatch.setattr(restore, "trained", lambda *_: (None, asked_of, replace(data, classes=CLASSES)))
     for name, split in (("test", "test"), ("train", "pool")):
         images = getattr(data, split)
         found = measure_again(run, name, "cpu")

@@ -99,3 +99,29 @@ def test_what_is_alike_and_what_is_not() -> None:
 def test_too_few_images_are_told() -> None:
     with pytest.raises(UserError, match="5 images are too few"):
         quality.measure(normal(5, 2, 0), normal(50, 2, 1))
+
+
+def test_a_real_image_that_is_there_twice_hides_no_copy() -> None:
+    real = torch.randn(60, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert quality.copies(real, real[:20])[0] == 1.0
+    twice = torch.cat([real, real[:1]])
+    assert quality.copies(twice, real[:20])[0] == 1.0
+    assert quality.copies(torch.ones(9, 3), torch.ones(2, 3)) == (1.0, 1.0)
+
+
+def test_fid_is_that_of_torchmetrics() -> None:
+    """On the same features, which its feature extractor passes on."""
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    source = torch.Generator().manual_seed(0)
+    real, made = (torch.randn(200, 12, dtype=torch.float64, generator=source) * s + m for s, m in ((1, 0), (1.5, 0.3)))
+
+    class Features(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)
+
+    metric = fid.FrechetInceptionDistance(feature=Features(), normalize=True).set_dtype(torch.float64)
+    for x, is_real in ((real, True), (made, False)):
+        metric.update(x[:, :, None, None], real=is_real)
+    assert quality.fid(real, made) == pytest.approx(metric.compute().item(), abs=1e-4)

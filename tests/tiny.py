@@ -41,7 +41,10 @@ def options(content: dict[str, Any]) -> list[str]:
     method = dict(content["method"])
     typed = {**{k: v for k, v in content.items() if k != "method"}, "method": method.pop("name")}
     typed |= {f"method.{key}": value for key, value in method.items()}
-    return [part for key, value in typed.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    typed |= {f"generator_options.{key}": value for key, value in typed.pop("generator_options", {}).items()}
+    return [
+        part for key, value in typed.items() if value is not None for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
 
 
 def log(path: Path) -> list[dict[str, Any]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from semisynth.errors import UserError, choose
+from semisynth.generators import biggan, own, pipelines
 from semisynth.generators.adapted import Adapted as Adapted
 from semisynth.generators.adapted import Adapter as Adapter
 from semisynth.generators.diffusion import MEDIUM, Diffusion, denoiser_of
 from semisynth.generators.gan import ConditionalGenerator
+from semisynth.generators.options import Options as Options
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
 from semisynth.generators.protocol import sample as sample
@@ -24,19 +27,48 @@ from semisynth.weights import SHIPPED, load_into, read_json
 NAMES = ("glyphs", "letters")
 OF_DIGITS = ("digits-gan", "digits-vae")  # trained on digits-others, to be mixed into digits-pool
 METHODS = ("gan", "vae", "edm")  # whose runs are generators
+DEFAULT = Options()
 SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
 
-def load(name: str) -> Generator:
-    """A shipped generator by name, or one from the run directory of its fit; the name wins over a directory.
+def load(name: str, options: Options = DEFAULT) -> Generator:
+    """A shipped generator by name, one from the run directory of its fit, or one from elsewhere.
 
-    Raises `UserError` for an unknown name, a directory of another method, and damaged files.
+    That is a folder that diffusers saved, hub:OWNER/NAME, which is fetched, a BigGAN's folder, or a network of one's
+    own. The name wins over a directory. options: for one from elsewhere. Raises `UserError` for an unknown name, a
+    directory of another method, damaged files, and options that the generator does not know.
     """
     path = _place(name)
+    kind = _kind(path)
+    for option in fields(Options):
+        if getattr(options, option.name) != option.default and option.name not in (kind.READS if kind else ()):
+            raise UserError(f"generator {name} does not know --generator-options.{option.name}: leave it out.")
+    return kind.load(path, options) if kind else _of_run(path)
+
+
+class _Kind(Protocol):
+    """A module that loads generators which were not made here, by the options that it names."""
+
+    READS: tuple[str, ...]
+
+    def holds(self, path: Path, /) -> bool: ...
+    def load(self, path: Path, options: Options, /) -> Generator: ...
+    def class_names(self, path: Path, options: Options, /) -> tuple[str, ...]: ...
+
+
+FOREIGN: tuple[_Kind, ...] = (own, biggan, pipelines)  # the first that holds is taken
+
+
+def _kind(path: Path) -> _Kind | None:
+    return next((kind for kind in FOREIGN if kind.holds(path)), None)
+
+
+def _of_run(path: Path) -> Generator:
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") not in METHODS:
         told = f"{path} is not a run of --method {', '.join(METHODS[:-1])} or {METHODS[-1]}"
-        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, or such a run.")
+        kinds = f"such a run, a folder of diffusers or of a BigGAN, or one with {own.DESCRIPTOR}"
+        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, {kinds}.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
         generator, trained = _built(tuple(result["shape"]), result["classes"], options, config.get("judge"))
@@ -71,14 +103,19 @@ def _built(
     return generator, generator
 
 
-def class_names(name: str) -> tuple[str, ...]:
+def class_names(name: str, options: Options = DEFAULT) -> tuple[str, ...]:
     """The names of a generator's classes, in order; numbers, where an earlier version wrote no names."""
-    result = read_json(_place(name) / "result.json")
+    path = _place(name)
+    if kind := _kind(path):
+        return kind.class_names(path, options)
+    result = read_json(path / "result.json")
     return tuple(map(str, result.get("class_names", range(result.get("classes", 0)))))
 
 
 def _place(name: str) -> Path:
+    if name.startswith(autoencoder.HUB):
+        return pipelines.fetched(name)
     path, shipped = Path(name), (*NAMES, *OF_DIGITS)
-    if name in shipped or not path.is_dir():
+    if name in shipped or not (path.is_dir() or own.holds(path)):
         path = SHIPPED / f"{choose(name, shipped, 'generator (or run directory)')}-generator"
     return path

@@ -64,6 +64,7 @@ class Adapted(Generator):
         super().__init__()
         self.generator, self.adapter = generator, adapter
         self.latent_shape, self.classes = generator.latent_shape, generator.classes
+        self.differentiable = generator.differentiable
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The adapted images."""

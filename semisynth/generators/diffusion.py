@@ -129,7 +129,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bool = 
         return x + (then - now) * (slope + (euler - denoise(euler, then)) / then) / 2
 
     for now, then in pairwise(sigmas):
-        x = _again(step, x, now, then, remember=remember)
+        x = again(step, x, now, then, remember=remember)
     return x
 
 
@@ -144,20 +144,20 @@ def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bo
     scheduler.set_begin_index(0)
     scheduler.convert_model_output = lambda output, sample: output  # our denoiser has done the preconditioning
     for time, now in zip(scheduler.timesteps, sigmas[:-1], strict=True):
-        x = scheduler.step(_again(denoise, x, now, remember=remember), time, x).prev_sample
+        x = scheduler.step(again(denoise, x, now, remember=remember), time, x).prev_sample
     return x
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "dpm++": multistep}
 
 
-def _again(function: Callable[..., Tensor], *arguments: Any, remember: bool) -> Tensor:
+def again(function: Callable[..., Tensor], *arguments: Any, remember: bool) -> Tensor:
     """function(*arguments); unless `remember`, computed once more on the way back."""
     if remember or not torch.is_grad_enabled():
         return function(*arguments)
     # On the way back no method's `twice` is around it, and it must save the same tensors.
-    again: Tensor = checkpoint(twice(function), *arguments, use_reentrant=False)
-    return again
+    found: Tensor = checkpoint(twice(function), *arguments, use_reentrant=False)
+    return found
 
 
 class Diffusion(Generator):
@@ -201,4 +201,4 @@ class Diffusion(Generator):
             hard = z.new_full((len(z),), self.hard)
         denoise = guided(self.denoiser, y, self.guidance, self.interval, hard)
         found = self.sample(denoise, z * self.sigmas[0], self.sigmas, remember=False)
-        return ((found + 1) / 2).clamp(0, 1) if self.vae is None else _again(self.vae.decoded, found, remember=False)
+        return ((found + 1) / 2).clamp(0, 1) if self.vae is None else again(self.vae.decoded, found, remember=False)

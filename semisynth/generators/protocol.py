@@ -19,6 +19,8 @@ class Generator(nn.Module, ABC):
 
     latent_shape: tuple[int, ...]
     classes: int
+    image_shape: tuple[int, int, int] | None = None  # where it is known before an image is made
+    differentiable: str = ""  # what is not: where and why, as the end of a sentence
 
     @abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -31,6 +33,7 @@ class Permuted(Generator):
     def __init__(self, generator: Generator, seed: int) -> None:
         super().__init__()
         self.generator, self.latent_shape, self.classes = generator, generator.latent_shape, generator.classes
+        self.differentiable = generator.differentiable
         order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(noise.derive(seed, "classes")))
         self.register_buffer("order", order)
 
@@ -56,6 +59,8 @@ def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | N
 
 def shape(generator: Generator) -> tuple[int, int, int]:
     """Channels, height and width of its images."""
+    if generator.image_shape is not None:
+        return generator.image_shape
     with torch.no_grad(), noise.seeded("shape"):
         channels, height, width = sample(generator, 1, torch.empty(0)).shape[1:]
     return channels, height, width

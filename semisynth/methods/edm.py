@@ -6,6 +6,7 @@ Karras, Aittala, Aila and Laine, "Elucidating the design space of diffusion-base
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -71,6 +72,10 @@ class EDM(Method):
     ) -> None:
         super().__init__()
         between(0, 1, drop=drop)
+        between(1, math.inf, patch=patch)
+        between(1e-6, math.inf, deviation=deviation)
+        if drop == 0 and guidance != 1:
+            raise UserError("with drop 0 the model never learns without a class: give guidance 1, or another drop.")
         if network in unet.SIZES and patch != PATCH:
             raise UserError(f"network '{network}' has no patches: leave patch out.")
         if latent and judge:

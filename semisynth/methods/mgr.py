@@ -47,6 +47,7 @@ class MGR(Method):
     """
 
     reads_u = False
+    through = True
     model: Classifier
     ranges = {"weight": (0.001, 0.3), "inner_lr": (0.03, 1.0), "mapper_lr": (3e-4, 1e-2)}
 

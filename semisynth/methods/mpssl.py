@@ -177,6 +177,7 @@ class MPSSL(Method):
     """
 
     reads_u = False
+    through = True
     model: Classifier
     ranges = {
         "weight": (0.3, 30.0),

@@ -48,6 +48,7 @@ class Transport(Method):
     """
 
     reads_u = False
+    through = True
     model: Classifier
     ranges = {
         "weight": (0.1, 10.0),

@@ -40,7 +40,7 @@ class Autoencoder(nn.Module):
                 f"latent {name} reads {told.in_channels} channels and gives {told.out_channels}, the images have "
                 f"{channels}: give another one."
             )
-        self.network, self.channels, self.gray = network, told.in_channels, channels == 1
+        self.network, self.channels, self.gray, self.shape = network, told.in_channels, channels == 1, shape
         self.latent_shape = (told.latent_channels, height // by, width // by)
         center = told.get("latents_mean") or told.get("shift_factor") or 0.0
         spread = torch.tensor(told.get("latents_std") or 1.0)
@@ -55,7 +55,8 @@ class Autoencoder(nn.Module):
 
     def decoded(self, latent: Tensor) -> Tensor:
         """Latents (n, *latent_shape) -> images (n, *shape) in [0, 1]."""
-        x: Tensor = self.network.decode(latent / self.get_buffer("scale") + self.get_buffer("shift")).sample
+        x: Tensor = latent / self.get_buffer("scale") + self.get_buffer("shift")
+        x = self.network.decode(x.to(self.network.dtype)).sample.to(latent.dtype)  # its weights may be of fewer bits
         return ((x.mean(1, keepdim=True) if self.gray else x) / 2 + 0.5).clamp(0, 1)
 
 

@@ -11,10 +11,11 @@ from semisynth import methods
 from semisynth.data.datasets import Reading as Reading
 from semisynth.engine import Engine
 from semisynth.errors import UserError, between, check, check_all, choose
+from semisynth.generators.options import Options as Options
 from semisynth.method import Method
 from semisynth.models.tuning import Tuning, Ways
 
-LATER = {"tune_features": "full", "lora_rank": Tuning.rank, "features_lr": 1.0}  # what early versions had not
+GENERATOR = "generator_options"
 LARGEST_BATCH = 2**20  # images: more is a slip
 
 
@@ -82,11 +83,13 @@ class Config:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     reading: Reading = field(default_factory=Reading)
+    asked: Options = field(default_factory=Options)
 
     def flat(self) -> dict[str, Any]:
         """The content of `config.json`."""
         method = {"name": self.method, **self.options}
-        return asdict(self.setting) | asdict(self.reading) | asdict(self.engine) | {"method": method}
+        nested = {GENERATOR: asdict(self.asked), "method": method}
+        return asdict(self.setting) | asdict(self.reading) | asdict(self.engine) | nested
 
     @staticmethod
     def of(content: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -94,6 +97,9 @@ class Config:
         content = today(content)
         method = content.pop("method", {})
         check(method, dict, f"'method' in {source}")
+        asked = content.pop(GENERATOR)
+        check(asked, dict, f"'{GENERATOR}' in {source}")
+        check_all(asked, get_type_hints(Options), f"'{GENERATOR}' of {source}")
         name = canonical(str(method.get("name", "")))
         options = {key: value for key, value in method.items() if key != "name"}
         known = method_options(name)
@@ -106,13 +112,14 @@ class Config:
         setting = Setting(**{f.name: content[f.name] for f in fields(Setting) if f.name in content})
         reading = Reading(**{f.name: content[f.name] for f in fields(Reading) if f.name in content})
         engine = Engine(**{f.name: content[f.name] for f in fields(Engine) if f.name in content})
-        return Config(setting, engine, name, {**known, **options}, reading)
+        return Config(setting, engine, name, {**known, **options}, reading, Options(**asked))
 
 
 def today(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a `config.json` of any version, in the terms of this one."""
     mirror = {"mirror": "no"} if content.get("mirror") == "auto" else {}
-    return {**asdict(Reading()), **LATER, **content, **mirror}
+    asked = asdict(Options()) | content.get(GENERATOR, {})
+    return {**asdict(Setting()), **asdict(Reading()), **asdict(Engine()), **content, **mirror, GENERATOR: asked}
 
 
 def method_names() -> list[str]:

@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from semisynth import clusters, distributed, generators, quality, weights
+from semisynth import clusters, distributed, generators, models, quality, weights
 from semisynth.clusters import Workers
 from semisynth.data import parquet
 from semisynth.data.datasets import Images, Reading
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, between
 from semisynth.evaluate import logits
+from semisynth.generators.diffusion import Diffusion
+from semisynth.methods import EDM, LinearProbe
 from semisynth.models import Classifier
 from semisynth.recipes import directory, origin, restore, shards, single, teaching
-from semisynth.recipes.config import Config, method_class
+from semisynth.recipes.config import Config, method_class, method_parts
 from semisynth.recipes.materials import drawn
 from semisynth.recipes.quality import HELD_OUT, compare
 
@@ -53,7 +56,8 @@ class DPT:
         sampler_steps: of the sampler
         arm: careful keeps the true labels and gives real images a share of the labeled batch; faithful does as
             published, overwriting labels with predictions and letting synthetic images prevail by their number
-        real_share: of the labeled batch of the second classifier, in the careful arm
+        real_share: of the labeled batch of the second classifier, in the careful arm, up to 0.95; each labeled image is
+            there once at least
         difficulty: s; the diffusion model is told how hard the first classifier finds each image, and asked for images
             about that hard, from 0 to 1, drawn from N(s, 0.1); unless given it is not told
         labels: what the diffusion model learns from: predicted labels; for comparison, the true ones of every image (an
@@ -94,9 +98,26 @@ class DPT:
         between(0, 10**6, images_per_class=self.images_per_class)
         between(1, 10**6, labels_per_class=self.labels_per_class)
         between(1, 100, rounds=self.rounds)
-        between(0, 1, real_share=self.real_share, difficulty=self.difficulty or 0)
-        if method_class(self.stage1).task != "classify":
-            raise UserError(f"--stage1 {self.stage1} trains no classifier: give a method that does, such as fixmatch.")
+        between(0, 0.95, real_share=self.real_share)
+        between(0, 1, difficulty=self.difficulty or 0)
+        if method_class(self.stage1).task != "classify" or "generator" in method_parts(self.stage1):
+            raise UserError(
+                f"--stage1 {self.stage1} trains no classifier without a generator: give one that does, as fixmatch."
+            )
+        if method_class(self.stage1) is LinearProbe and self.init == "none":
+            raise UserError("--stage1 linear-probe reads features as they are: give --init foundation or a run.")
+        if (self.labels != "predicted" and self.teach == "real") or (
+            self.teach == "real" and not self.images_per_class
+        ):
+            raise UserError(
+                "--teach real takes predicted labels, and --images-per-class above 0: leave the others out."
+            )
+        if self.labels == "none" and self.difficulty is not None:
+            raise UserError("--labels none tells the diffusion model no class, and so no difficulty: leave one out.")
+        if taken := sorted({"guidance", "sampler", "sampler_steps", "hard"} & set(self.diffusion)):
+            raise UserError(f"--diffusion has {taken[0]}, by which its images are made: dpt has an option for that.")
+        if self.diffusion.get("drop") == 0 and self.guidance != 1:
+            raise UserError("--diffusion with drop 0 never learns without a class: give --guidance 1, or another drop.")
 
 
 class Stage(NamedTuple):
@@ -150,11 +171,28 @@ class Work:
         given = {"data": options.data, "labels_per_class": options.labels_per_class, **asdict(options.reading)}
         self.config = self._config(options.stage1, options.classifier, **given)
         self.data = origin.load(self.config)
+        self._check()
         self.labeled, self.rest = drawn(self.data, options.labels_per_class, options.seed)
         # The data sets that are written here are read as they are.
         channels, size, _ = self.data.shape
         self.written = {"size": size, "channels": "gray" if channels == 1 else "rgb", "holdout": 0.0}
         self.written["mirror"] = "yes" if self.data.flip else "no"
+
+    def _check(self) -> None:
+        """`UserError` for what would be told only after hours: of the diffusion model, and names that tables lose."""
+        options, classes = self.options, self.data.classes
+        for name in classes:
+            if name != name.strip() or [other.casefold() for other in classes].count(name.casefold()) > 1:
+                raise UserError(
+                    f"class '{name}' of {options.data} differs from others, or from no blank, by case or "
+                    "blanks only: rename it."
+                )
+        config = self._config("edm", options.diffusion, steps=options.diffusion_steps)
+        with torch.random.fork_rng(devices=[]):
+            made = EDM(self.data.shape, len(classes), None, **config.options)
+        Diffusion(made.model, options.sampler_steps, options.guidance, sampler=options.sampler)
+        if options.labels == "true" and self.data.unlabeled is not None:
+            raise UserError(f"--labels true: some images of {options.data} have no label: leave it out.")
 
     def classifier(self, images: Stage | None, number: int) -> Stage:
         """Of the labeled and unlabeled images and, after the first, of those that were made, if any were."""
@@ -163,8 +201,9 @@ class Work:
         if number == 0:
             config = replace(self.config, setting=replace(self.config.setting, **kinds))
             return self._fit("classifier", config, [])
-        asked: dict[str, Any] = {"arm": options.arm, "share": self._share(), "teach": options.teach} if images else {}
-        asked |= {} if images else {"base": self.config.flat()}
+        # Images may be the same for every draw of labels, and what is learned from both is not.
+        asked: dict[str, Any] = {"base": self.config.flat()}
+        asked |= {"arm": options.arm, "share": self._share(), "teach": options.teach} if images else {}
         data = self._stage("data", asked, [images] if images else [], self._rows(images))
         setting = {**self.written, "data": str(data.path / DATA), "labels_per_class": 0, **kinds}
         return self._fit("classifier", self._config(options.stage1, options.classifier, **setting), [data])
@@ -185,9 +224,8 @@ class Work:
             return self._compared()
 
         def make() -> Iterable[list[Any]]:
-            _, model, _ = restore.trained(classifier.path, resolve(self.options.device))
             images = self.labeled.join(self.rest)
-            y = logits(model, images, self.data.classes, device=resolve(self.options.device)).argmax(1)
+            y = self._logits(classifier, images).argmax(1)
             if self.options.arm == "careful":
                 y[: len(self.labeled)] = self.labeled.y
             yield from _rows(Images(images.x, y), self.data.classes, "train")
@@ -204,8 +242,6 @@ class Work:
         if kind == "none":
             images = images if data.unlabeled is None else images.join(data.unlabeled)
             images = Images(images.x, torch.arange(len(images)) % len(data.classes))  # which is never told
-        elif kind == "true" and data.unlabeled is not None:
-            raise UserError(f"--labels true: some images of {self.options.data} have no label: leave it out.")
         return self._stage("labels", asked, [], lambda: _rows(images, data.classes, "train"))
 
     def diffusion(self, labels: Stage, judge: Stage | None = None) -> Stage:
@@ -256,13 +292,14 @@ class Work:
             made, device = self.made(images), resolve(self.options.device)
             with weights.replacing(stage.path / SHEET) as beside:
                 beside.write_bytes(teaching.sheet(made))
-            _, model, names, _ = restore.classifier(classifier.path, device)
+            model = restore.classifier(classifier.path, device)[1]
             assert isinstance(model, Classifier)
-            sets = {"synthetic": made, HELD_OUT: self.data.test}
-            few = len(made) <= quality.NEIGHBOURS
-            found = {} if few else compare(model, self.labeled.join(self.rest), sets, device)
+            sets = {"synthetic": made, HELD_OUT: self.data.test, "": self.labeled.join(self.rest)}
+            enough = {name: images for name, images in sets.items() if len(images) > quality.NEIGHBOURS}
+            reference = enough.pop("", None)
+            found = compare(model, reference, enough, device) if reference and enough else {}
             if self.options.labels != "none":
-                found["agreement"] = teaching.agreement(model, made, names, device)
+                found["agreement"] = teaching.agreement(self._logits(classifier, made), made.y, self.data.classes)
             weights.write_json(stage.path / QUALITY, found)
         distributed.barrier()
         return stage
@@ -272,6 +309,13 @@ class Work:
         rows = [row for path in _shards(images) for row in parquet.read(path, ("image", "label"))]
         x = torch.stack([parquet.pixels(image) for image, _ in rows])
         return Images(x, torch.tensor([self.data.classes.index(label) for _, label in rows]))
+
+    def _logits(self, classifier: Stage, images: Images) -> Tensor:
+        """What a classifier makes of them, in the order of the data's classes; a written data set may have another."""
+        device = resolve(self.options.device)
+        _, model, names, _ = restore.classifier(classifier.path, device)
+        found = logits(model, images, names, device=device)
+        return found[:, [names.index(name) for name in self.data.classes]]
 
     # ---- parts of a stage -------------------------------------------------------------------------------------------
 
@@ -296,7 +340,7 @@ class Work:
     def _repeats(self, made: int) -> int:
         """How often each labeled image is there, so that these are about their share of all that have a label."""
         share = self._share()
-        wanted = made * share / max(1 - share, 1e-6) if share is not None else 0
+        wanted = made * share / (1 - share) if share is not None else 0
         return max(1, round(wanted / len(self.labeled)))
 
     def _share(self) -> float | None:
@@ -307,13 +351,22 @@ class Work:
         content = {"seed": self.options.seed, "device": self.options.device, **setting}
         content |= {name: value for name, value in options.items() if name in CHOSEN}
         own = {name: value for name, value in options.items() if name not in CHOSEN}
-        return Config.of({**content, "method": {"name": method, **own}}, f"--{method}")
+        source = "--diffusion" if method == "edm" else "--classifier"
+        return Config.of({**content, "method": {"name": method, **own}}, source)
 
     def _fit(self, name: str, config: Config, inputs: Sequence[Stage]) -> Stage:
         """A run directory."""
         flat = config.flat()
         asked = flat | {name: "the input" for name in ("data", "judge") if inputs and flat[name] is not None}
+        if config.setting.init != "none":
+            weights_of = models.foundation(config.setting.init, config.setting.model)
+            asked["init"] = hashlib.blake2b(weights_of.read_bytes(), digest_size=6).hexdigest()
         stage = self._named(name, asked, inputs)
+        if inputs and (stage.path / "result.json").exists():
+            return stage
+        if inputs and (stage.path / "config.json").exists() and distributed.rank() == 0:
+            weights.write_json(stage.path / "config.json", flat)  # the inputs' paths may be written in another way now
+        distributed.barrier()
         single.fit(config, stage.path, name=name, study=False)
         return stage
 
@@ -344,9 +397,9 @@ class Work:
         elif kind == "quality":
             found |= weights.read_json(stage.path / QUALITY)
         elif kind == "labels" and self.options.labels == "predicted":
-            truth = self.labeled.join(self.rest).y
             given = [self.data.classes.index(label) for (label,) in parquet.read(stage.path / DATA, ("label",))]
-            found |= teaching.right(torch.tensor(given), truth, self.data.classes)
+            # Those that were known say nothing of the classifier.
+            found |= teaching.right(torch.tensor(given)[len(self.labeled) :], self.rest.y, self.data.classes)
         return found
 
 

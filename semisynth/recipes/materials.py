@@ -35,7 +35,7 @@ class Materials:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
-        loaded = generators.load(setting.generator) if setting.generator else None
+        loaded = generators.load(setting.generator, config.asked) if setting.generator else None
         self.made = generators.shape(loaded) if loaded is not None else None
         self.data = data or origin.load(config)
         self.told = self.data.told
@@ -45,6 +45,12 @@ class Materials:
         if "generator" in parts and self.generator is None:
             raise UserError(
                 f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+            )
+        if self.generator is not None and method_class(config.method).through and self.generator.differentiable:
+            raise UserError(
+                f"method '{config.method}' is differentiated through the generator, and {setting.generator} is not "
+                f"differentiable in {self.generator.differentiable}: choose pssl, or a method such as fixmatch or scr "
+                "with --unlabeled generator."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)

@@ -24,7 +24,7 @@ def load(config: Config) -> Dataset:
     """The data of a configuration; the size that is left open for one's own images is the generator's, if any."""
     setting, reading = config.setting, config.reading
     if setting.generator and not reading.size and datasets.is_own(setting.data):
-        made = generators.shape(generators.load(setting.generator))
+        made = generators.shape(generators.load(setting.generator, config.asked))
         reading = replace(reading, size=max(made[1:]))
     return datasets.load(setting.data, reading)
 

@@ -79,12 +79,22 @@ def told(found: dict[str, Any]) -> str:
 def _model(features: str, data: Dataset, device: torch.device) -> tuple[Classifier, tuple[str, ...] | None]:
     """The network whose features are used and, of a run, its classes."""
     if features != "foundation":
-        _, model, classes, _ = restore.classifier(Path(features), device)
+        _, model, classes, prepared = restore.classifier(Path(features), device)
+        _require(features, prepared.channels, data)
         assert isinstance(model, Classifier)
         return model, classes
+    _require(features, 1, data)
     model = models.build("small-cnn", data.shape[0], len(data.classes))
     weights.load_into(model.features, models.foundation("foundation", "small-cnn"), "features.")
     return model.to(device).eval(), None
+
+
+def _require(features: str, channels: int, data: Dataset) -> None:
+    if data.shape[0] != channels:
+        raise UserError(
+            f"--features {features} reads images of {channels} channel{'s' * (channels > 1)}, these have "
+            f"{data.shape[0]}: give a run on such images, or --channels."
+        )
 
 
 def _all(data: Dataset) -> Images:

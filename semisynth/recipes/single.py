@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,22 @@ def _study(materials: Materials) -> dict[str, Tensor]:
     x = to_float(torch.cat(list(some.batches(len(some)))).to(device))
     with noise.seeded(seed, "insight"):
         return materials.method.study(Batch(x, some.y.to(device), x[:0], torch.empty(0, dtype=torch.int64)))
+
+
+def again(run: Path, device: torch.device) -> Materials:
+    """What a finished run was made of, its method in the state of the last step and in eval mode.
+
+    `UserError` if it is not finished, or its data or generator are no longer there.
+    """
+    config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
+    if not (run / "result.json").exists():
+        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
+    materials = Materials(replace(config, engine=replace(config.engine, device=str(device))))
+    origin.require(materials.data, run)
+    try:
+        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["method"]
+    except Exception as error:  # a damaged pickle may raise anything
+        raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
+    materials.method.load_state_dict(content)
+    materials.method.to(device).eval()
+    return materials

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from semisynth import charts, evaluate
 from semisynth.data.datasets import Images
@@ -30,11 +30,9 @@ def right(given: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, Any
     return {"accuracy": found["accuracy"], "per_class": shares}
 
 
-def agreement(
-    model: nn.Module, made: Images, classes: Sequence[str], device: torch.device | str
-) -> dict[str, float | None]:
-    """The share of each class's images that a classifier takes for it."""
-    found = evaluate.classify(model, made, classes, device=device)["per_class"]
+def agreement(logits: Tensor, y: Tensor, classes: Sequence[str]) -> dict[str, float | None]:
+    """The share of each class's images that a classifier, by its logits (n, classes), takes for it."""
+    found = evaluate.measure(logits, y, classes)["per_class"]
     return {name: told["accuracy"] for name, told in found.items()}
 
 

@@ -18,7 +18,7 @@ from semisynth.clusters import Workers
 from semisynth.errors import Diverged, UserError
 from semisynth.recipes import cells, directory
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.config import Config, method_class
+from semisynth.recipes.config import Config, method_class, today
 from semisynth.statistics import mean
 
 SHARED: Mapping[str, Sequence[Any]] = {"lr": (0.01, 0.3)}
@@ -94,6 +94,8 @@ class Search:
                 raise UserError(f"--out {self.out} exists and is not a directory of tune: give another one.")
             return None
         there, wanted = weights.read_json(path), self._plan()
+        told = today(there.get("config", {}))  # as a search of an earlier version would tell it now
+        there["config"] = {name: told[name] for name in wanted["config"]}
         directory.require(self.out, "another search", there, wanted, (name for name in wanted if name != "command"))
         return there if there["winner"] is not None else None
 

@@ -29,7 +29,7 @@ def test_a_few_steps_of_everything(script, tmp_path, monkeypatch, capsys) -> Non
     assert 0 <= lines[2]["accuracy"] <= 1 and lines[2]["fid of synthetic"] > 0 and lines[2]["pseudo_labels"] >= 0
     stage = next((tmp_path / "work").glob("diffusion-*"))
     config = weights.read_json(stage / "config.json")
-    assert (config["precision"], config["batch"], config["method"]["model_lr"]) == ("bf16", 2, 2e-4)
+    assert (config["precision"], config["batch"], config["method"]["model_lr"]) == ("bf16", 2, 1e-3)
     config = weights.read_json(next((tmp_path / "work").glob("classifier-*")) / "config.json")
     assert (config["channels_last"], config["unlabeled_batch"], config["method"]["name"]) == (True, 4, "freematch")
     written = [json.loads(text) for text in (Path(tmp_path) / "out" / "results.jsonl").read_text().splitlines()]

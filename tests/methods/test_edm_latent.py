@@ -59,7 +59,7 @@ def test_a_batch_holds_moments_and_each_step_draws_other_latents_from_them(vae: 
 
 
 def test_the_loss_is_that_of_latents(vae: str) -> None:
-    method = EDM((1, 16, 16), 3, latent=vae, drop=0.0, deviation=0.8)
+    method = EDM((1, 16, 16), 3, None, latent=vae, drop=0.0, deviation=0.8)
     x, y = torch.rand(5, 4, 8, 8), torch.tensor([0, 1, 2, 0, 1])
     with noise.seeded("latents"):
         found = method.loss(Batch(x, y, x[:0], y[:0])).terms["denoising"]
@@ -118,7 +118,7 @@ def test_a_generator_wants_the_autoencoder_of_its_run(run: Path, vae: str) -> No
 
 @pytest.mark.parametrize("sampler", ["heun", "dpm++"])
 def test_it_is_differentiable_through_all_steps_and_the_decoder(vae: str, sampler: str) -> None:
-    method = EDM((1, 16, 16), 3, latent=vae, sampler=sampler, **OPTIONS).double()  # type: ignore[arg-type]
+    method = EDM((1, 16, 16), 3, None, latent=vae, sampler=sampler, **OPTIONS).double()  # type: ignore[arg-type]
     generator = method.generator_of(method.model)
     z, y = torch.randn(1, 2, 8, 8, dtype=torch.float64), torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
 
@@ -138,7 +138,7 @@ def test_it_is_differentiable_through_all_steps_and_the_decoder(vae: str, sample
 
 
 def test_of_the_decoder_nothing_is_kept_for_the_way_back(vae: str) -> None:
-    method = EDM((1, 16, 16), 3, latent=vae, **OPTIONS)  # type: ignore[arg-type]
+    method = EDM((1, 16, 16), 3, None, latent=vae, **OPTIONS)  # type: ignore[arg-type]
     generator, z, kept = method.generator_of(method.model), torch.randn(2, 2, 8, 8, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         generator(z, torch.tensor([0, 2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -123,8 +124,7 @@ def test_only_what_depends_on_an_option_is_made_again(made: tuple[Path, dict[str
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recipe.single, "fit", lambda *a, **k: None)
             patch.setattr(recipe.parquet, "write", lambda *a: None)
-            patch.setattr(recipe.restore, "trained", lambda *a: (None, None, None))
-            patch.setattr(recipe, "logits", lambda m, i, *a, **k: torch.zeros(len(i), 10))
+            patch.setattr(recipe.Work, "_logits", lambda work, classifier, images: torch.zeros(len(images), 10))
             classifier = other.classifier(None, 0)
             labels = other.labels(classifier)
             diffusion = other.diffusion(labels)
@@ -178,8 +178,8 @@ def test_the_command_goes_on_from_what_is_there(made: tuple[Path, dict[str, Any]
 def test_what_is_told_of_labels_and_images(made: tuple[Path, dict[str, Any]]) -> None:
     stages = made[1]["stages"]
     work = recipe.Work(SMALL, made[0])
-    truth = [work.data.classes[c] for c in work.labeled.join(work.rest).y.tolist()]
-    given = [row["label"] for row in rows(stages["labels-1"])]
+    truth = [work.data.classes[c] for c in work.rest.y.tolist()]
+    given = [row["label"] for row in rows(stages["labels-1"])][30:]
     right = [one == other for one, other in zip(given, truth, strict=True)]
     assert stages["labels-1"]["accuracy"] == pytest.approx(sum(right) / len(right))
     for name, told in stages["labels-1"]["per_class"].items():
@@ -238,11 +238,67 @@ def test_the_second_classifier_may_learn_from_real_images_with_predicted_labels(
     assert [row["image"] for row in learned] == [row["image"] for row in given[30:] + given[:30]]
 
 
+def test_what_a_classifier_learns_from_depends_on_the_draw_whatever_its_images_do(tmp_path: Path) -> None:
+    keys = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.single, "fit", lambda *a, **k: None)
+        patch.setattr(recipe.parquet, "write", lambda *a: None)
+        for labels, teach in (("true", "synthetic"), ("labeled", "synthetic"), ("predicted", "real")):
+            for per_class, seed in ((2, 0), (3, 0), (2, 1)):
+                options = replace(SMALL, labels=labels, teach=teach, labels_per_class=per_class, seed=seed)
+                fit: list[str] = []
+                patch.setattr(
+                    recipe.Work, "_fit", lambda work, name, config, inputs, fit=fit: fit.append(inputs[0].key)
+                )
+                recipe.Work(options, tmp_path).classifier(Stage(tmp_path, "the same images"), 1)
+                keys.add(fit[0])
+    assert len(keys) == 6  # true and labeled differ in their images
+
+
+def test_every_option_of_the_images_has_a_stage_of_its_own(tmp_path: Path) -> None:
+    names = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.generators, "class_names", lambda run: ())
+        for given in ({}, {"guidance": 2.0}, {"sampler_steps": 3}, {"images_per_class": 3}, {"difficulty": 0.2}):
+            stage = recipe.Work(replace(SMALL, **given), tmp_path).images(Stage(tmp_path, "one model"))
+            names.add(stage.path.name)
+        names.add(recipe.Work(SMALL, tmp_path).images(Stage(tmp_path, "another")).path.name)
+    assert len(names) == 6
+
+
+def test_classes_in_another_order_are_read_by_their_names(tmp_path: Path) -> None:
+    """A written data set sorts its classes, and data of the user's own may not."""
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    digits = datasets.load("digits-pool")
+    with pytest.MonkeyPatch.context() as patch:
+        load = datasets.load
+        known = replace(digits, classes=names)
+        patch.setattr(datasets, "load", lambda name, *a: known if name == "digits-pool" else load(name, *a))
+        options = replace(SMALL, rounds=2, stage1="linear-probe", init="foundation", steps=60, images_per_class=1)
+        told = dpt(options, tmp_path)["stages"]
+    assert told["classifier-1"]["test"] > 0.5
+    assert told["labels-2"]["accuracy"] > 0.5
+
+
+def test_a_stage_is_found_again_by_another_path_to_it(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(made[0], tmp_path / "copied"))
+    stage = copied / Path(made[1]["stages"]["classifier-1"]["path"]).name
+    (stage / "result.json").unlink()
+    told = dpt(SMALL, copied)["stages"]
+    assert {name: Path(stage["path"]).name for name, stage in told.items()} == {
+        name: Path(stage["path"]).name for name, stage in made[1]["stages"].items()
+    }
+    assert told["classifier-1"]["test"] == made[1]["stages"]["classifier-1"]["test"]
+
+
 def test_true_labels_are_asked_for_where_not_all_are_known(tmp_path: Path) -> None:
     work = recipe.Work(replace(SMALL, labels="true"), tmp_path)
     work.data = replace(work.data, unlabeled=work.rest)
     with pytest.raises(UserError, match="--labels true: some images of digits-pool have no label"):
-        work.labels(Stage(tmp_path, ""))
+        work._check()
+    work.options, work.data = SMALL, replace(work.data, classes=("a", "A", *work.data.classes[2:]))
+    with pytest.raises(UserError, match="class 'a' of digits-pool differs from others, or from no blank, by case"):
+        work._check()
 
 
 def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +307,32 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for name, value in (("rounds", 0), ("real_share", 2.0), ("images_per_class", -1), ("labels_per_class", 0)):
         with pytest.raises(UserError, match=name):
             replace(SMALL, **{name: value})
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"stage1": "mpssl"}, "trains no classifier without a generator"),
+        ({"stage1": "linear-probe"}, "give --init foundation"),
+        ({"teach": "real", "labels": "true"}, "--teach real takes predicted labels"),
+        ({"teach": "real", "images_per_class": 0}, "--teach real takes predicted labels"),
+        ({"labels": "none", "difficulty": 0.5}, "--labels none tells"),
+        ({"diffusion": {"guidance": 3}}, "--diffusion has guidance"),
+        ({"diffusion": {"drop": 0}}, "--diffusion with drop 0"),
+        ({"real_share": 1.0}, "real_share"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(UserError, match=told):
+            replace(SMALL, **given)
+    late: list[tuple[dict[str, Any], str]] = [
+        ({"diffusion": {"pach": 8}}, "--diffusion: 'pach'"),
+        ({"classifier": {"weigth": 8}}, "--classifier: 'weigth'"),
+        ({"diffusion": {"patch": 3}}, "patches of 3 do not divide"),
+        ({"diffusion": {"patch": 0}}, "patch is 0"),
+        ({"diffusion": {"deviation": 0.0}}, "deviation is 0"),
+        ({"diffusion_steps": 0}, "steps is 0"),
+        ({"sampler_steps": 0}, "steps is 0"),
+        ({"guidance": -1.0}, "guidance is -1"),
+    ]
+    for given, told in late:
+        with pytest.raises(UserError, match=told):
+            dpt(replace(SMALL, **given), tmp_path / "out")
     with pytest.raises(UserError, match="labels_per_class is 500"):
         dpt(replace(SMALL, labels_per_class=500), tmp_path / "out")
     for workers, world, told in ((0, 1, "--workers is 0"), (2, 2, "leave --workers and --ray out")):

@@ -28,8 +28,14 @@ dpt.Config.of = lambda content, *source: of({"checkpoint_every": 5, **content}, 
 dpt.Work._named = lambda work, name, *rest: (print(name, flush=True), named(work, name, *rest))[1]
 sys.exit(main(["dpt", *sys.argv[1:], "--out", "out"]))
 """
-STAGES = ("classifier", "labels", "diffusion", "images", "data", "classifier")
-DONE = {"classifier": "result.json", "diffusion": "result.json", "labels": "data.parquet", "data": "data.parquet"}
+STAGES = ("classifier", "labels", "diffusion", "images", "quality", "data", "classifier")
+DONE = {
+    "classifier": "result.json",
+    "diffusion": "result.json",
+    "labels": "data.parquet",
+    "data": "data.parquet",
+    "quality": "quality.json",
+}
 
 
 def begun(place: Path, options: str) -> subprocess.Popen[str]:

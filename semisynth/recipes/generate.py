@@ -1,0 +1,180 @@
+"""Images of a generator, or those that a run's mapper asks for, in files: a data set like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from semisynth import charts, generators, noise, weights
+from semisynth.data import parquet
+from semisynth.data.stream import to_float
+from semisynth.engine import resolve
+from semisynth.errors import UserError, between, choose
+from semisynth.generators.options import Options
+from semisynth.log import Bar
+from semisynth.method import External
+from semisynth.recipes import directory, single
+from semisynth.recipes.sampling import latents, prepared
+
+SHARD = 256  # images that are made and written together
+RECORD, SHEET, IMAGES, PARTS = "generate.json", "sheet.png", "images.parquet", "parts"
+UNLABELED = "images"  # folder of those that have no class
+SHOWN = 10  # images of a class on the sheet
+
+
+@dataclass(frozen=True)
+class Generate:
+    """All that determines the images.
+
+    Args:
+        generator: a name or a path, as fit's --generator
+        run: in its place, the run directory of a method with a mapper, whose images are made
+        count: of images
+        classes: names of the generator's classes that are made in turn, all unless given
+        format: parquet, one table of images and labels; or png, a folder of each class
+        seed: of all latents
+        device: as fit's --device
+        generator_options: as fit's --generator-options
+    """
+
+    generator: str | None = None
+    run: str | None = None
+    count: int = 100
+    classes: list[str] | None = None
+    format: Literal["parquet", "png"] = "parquet"
+    seed: int = 0
+    device: str = "auto"
+    generator_options: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        between(1, 10**9, count=self.count)
+        if (self.generator is None) == (self.run is None):
+            raise UserError("give either --generator or --run, the one or the other.")
+        if self.run is not None and self.generator_options != Options():
+            raise UserError("--generator-options are for --generator: a run has its own.")
+        if self.run is not None and self.classes is not None:
+            raise UserError("--classes is for --generator: a mapper asks for the classes of its run in turn.")
+
+
+class Maker(NamedTuple):
+    """Makes the images (n, c, h, w) in [0, 1] of these numbers, and tells their classes; a class is None without any.
+
+    fingerprint: of its weights; classes: in the order in which they are made.
+    """
+
+    make: Callable[[range], tuple[Tensor, Sequence[str | None]]]
+    fingerprint: str
+    classes: Sequence[str]
+
+
+def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
+    """Write the images into the directory `out`, or those that are missing; returns its record, which is written last.
+
+    The same options give the same images however often they were interrupted. `UserError` where `out` holds anything
+    else, for a class that the generator has not, and for a run without a mapper.
+    """
+    there = _finished(options, out)
+    if there is not None:
+        return there
+    maker = _of_run(options) if options.run is not None else _of_generator(options)
+    directory.make(out / PARTS)
+    weights.write_json(out / PARTS / RECORD, asdict(options))
+    parts = [range(options.count)[i : i + SHARD] for i in range(0, options.count, SHARD)]
+    paths = [out / PARTS / f"{part.start // SHARD:06}.parquet" for part in parts]
+    done = sum(path.exists() for path in paths)
+    with Bar("generate", len(parts), done, show) as bar:
+        for numbers, path in zip(parts, paths, strict=True):
+            if not path.exists():
+                x, labels = maker.make(numbers)
+                cells = [parquet.png(image) for image in prepared(x, None).cpu()]
+                parquet.write(path, {"image": cells, "label": labels, "index": list(numbers)})
+                bar.step()
+    return _conclude(options, out, paths, maker)
+
+
+def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
+    claim = out / PARTS / RECORD
+    if not (out / RECORD).exists() and claim.exists():
+        directory.require(out, "other images", weights.read_json(claim), asdict(options), asdict(options))
+        return None
+    empty = not directory.taken(out / PARTS, (RECORD,))
+    return directory.finished(out, "set of generated images", RECORD, asdict(options), (PARTS,) if empty else ())
+
+
+def _of_generator(options: Generate) -> Maker:
+    assert options.generator is not None
+    generator, device = generators.load(options.generator, options.generator_options), resolve(options.device)
+    names = generators.class_names(options.generator, options.generator_options)
+    if options.classes is not None and not names:
+        raise UserError(f"generator {options.generator} has no classes: leave --classes out.")
+    wanted = [names.index(choose(name, names, "class")) for name in options.classes or names]
+    generator.to(device)
+
+    def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
+        z = latents(generator, [noise.derive("generate", options.seed, i) for i in numbers]).to(device)
+        y = [wanted[i % len(wanted)] for i in numbers] if wanted else []
+        with torch.no_grad():
+            x: Tensor = generator(z, torch.tensor(y, device=device) if wanted else None)
+        return x, [names[c] for c in y] or [None] * len(numbers)
+
+    return Maker(make, External(generator).fingerprint(), [names[c] for c in wanted])
+
+
+def _of_run(options: Generate) -> Maker:
+    assert options.run is not None
+    materials, device = single.again(Path(options.run), resolve(options.device)), resolve(options.device)
+    method, names, like = materials.method, materials.data.classes, torch.empty(0, device=device)
+
+    def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
+        with torch.no_grad(), noise.seeded(options.seed, "generate", numbers.start):
+            x = method.samples(SHARD, like)["mapped"][: len(numbers)]  # as many as ever, so that a part is as a whole
+        return x, [names[i % len(names)] for i in range(len(numbers))]
+
+    with torch.no_grad(), noise.seeded("mapper"):
+        if "mapped" not in method.samples(1, like):
+            raise UserError(f"method '{materials.config.method}' of {options.run} has no mapper: give --generator.")
+    return Maker(make, External(method).fingerprint(), names)
+
+
+def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker) -> dict[str, Any]:
+    """The files in the form that was asked for, a sheet and, last, the record."""
+    with weights.replacing(out / SHEET) as beside:
+        beside.write_bytes(_sheet(paths, len(maker.classes) or SHOWN))
+    if options.format == "png":
+        for image, label, index in _rows(paths):
+            folder = out / _folder(label or UNLABELED)
+            directory.make(folder)
+            with weights.replacing(folder / f"{index:08}.png") as beside:
+                beside.write_bytes(image)
+    else:
+        images, labels, numbers = zip(*_rows(paths), strict=True)
+        parquet.write(out / IMAGES, {"image": list(images), "label": list(labels), "index": list(numbers)})
+    record = {"options": asdict(options), "fingerprint": maker.fingerprint, "classes": list(maker.classes)}
+    weights.write_json(out / RECORD, record)
+    for path in (*paths, out / PARTS / RECORD):
+        path.unlink()
+    (out / PARTS).rmdir()
+    return record
+
+
+def _folder(name: str) -> str:
+    """A class may be called .. or a/b, and its folder may not."""
+    quoted = quote(name, safe=" ()[]-_,'")
+    return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[tuple[bytes, str | None, int]]:
+    for path in paths:
+        yield from parquet.read(path, ("image", "label", "index"))
+
+
+def _sheet(paths: Sequence[Path], classes: int) -> bytes:
+    """The first images, a column for each class."""
+    first = [image for image, _, _ in _rows(paths[: -(-SHOWN * classes // SHARD)])][: SHOWN * classes]
+    return charts.sheet(to_float(torch.stack([parquet.pixels(image) for image in first])).numpy(), classes)
