@@ -74,12 +74,7 @@ def _memory(run: Path, config: Config) -> dict[str, Tensor]:
     """What the method remembered of each image."""
     if config.method != "rsmatch" or not config.options["detector"]:
         raise UserError(f"{run} has no detector that --hidden could score: give a run of --method rsmatch.")
-    try:
-        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
-    found: dict[str, Tensor] = content["method"]
-    return found
+    return restore.memory(run)
 
 
 def _hidden(hidden: Path, config: Config) -> list[tuple[str, str | None]]:

@@ -19,7 +19,6 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TENSORFLOW = ("*.ckpt*", "*.index", "*.h5", "saved_model.pb", "tfhub_module.pb")
 NAMES = "classes.json"
 CUT = 2.0  # standard deviations at which the paper's latents are cut off
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 FIELDS: dict[str, Any] = {
     "channel_width": int,
     "layers": list,
@@ -87,7 +86,7 @@ def load(path: Path, options: Options) -> Generator:
     except UserError as error:
         raise UserError(f"{weights}: {error}") from error
     fill(network, tensors, weights)
-    generator = Truncated(network.to(PRECISIONS[options.precision]), layout, options.truncation)
+    generator = Truncated(network.to(options.dtype), layout, options.truncation)
     return generator.eval().requires_grad_(False)
 
 

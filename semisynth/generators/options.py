@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from semisynth.errors import UserError
 
 
@@ -30,6 +32,11 @@ class Options:
     precision: Literal["float32", "bf16", "float16"] = "float32"
     offload: bool = False
     chunk: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}[self.precision]
 
     def texts(self) -> tuple[str, ...]:
         """The prompts; `UserError` for a file that cannot be read, has none, or has one twice."""

@@ -23,7 +23,6 @@ INDEX = "model_index.json"
 WHAT, TEXT = "a diffusers folder", "a text-to-image model"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
 QUANTISED = "VQModel"
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 
 
 class Told(NamedTuple):
@@ -110,7 +109,7 @@ def _latents(path: Path, options: Options) -> Sampled:
 
 
 def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -> Sampled:
-    network = _read(optional.diffusers(WHAT).UNet2DModel, path, "unet", DTYPES[options.precision])
+    network = _read(optional.diffusers(WHAT).UNet2DModel, path, "unet", options.dtype)
     told = Told()
     if network.class_embedding is not None:
         if not isinstance(network.class_embedding, nn.Embedding):
@@ -124,7 +123,7 @@ def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -
 
 def _classes(path: Path, options: Options) -> Sampled:
     """DiT: a transformer of latents, told a class; the row behind those of the classes is that of none."""
-    network = _read(optional.diffusers(WHAT).DiTTransformer2DModel, path, "transformer", DTYPES[options.precision])
+    network = _read(optional.diffusers(WHAT).DiTTransformer2DModel, path, "transformer", options.dtype)
     classes = network.config.num_embeds_ada_norm
     for block in network.transformer_blocks:
         embeds = block.norm1.emb
@@ -140,7 +139,7 @@ def _text(path: Path, options: Options) -> Sampled:
         raise UserError(
             f"{path} makes images of texts: give a file with a prompt for each class, with --generator-options.prompts."
         )
-    network = _read(optional.diffusers(WHAT).UNet2DConditionModel, path, "unet", DTYPES[options.precision])
+    network = _read(optional.diffusers(WHAT).UNet2DConditionModel, path, "unet", options.dtype)
     if network.config.addition_embed_type or network.config.class_embed_type:
         raise UserError(f"{path / 'unet'} reads more than a text: give a folder of Stable Diffusion 1 or 2.")
     *texts, none = _encoded(path, [*prompts, ""])
@@ -201,7 +200,7 @@ def _decoder(folder: Path, latent: Shape, options: Options) -> Autoencoder:
         why = ", whose rounded latents have no gradient" if kind == QUANTISED else ""
         raise UserError(f"{folder} is an autoencoder of kind {kind}{why}: give a folder with an {KIND}.")
     wide = options.precision == "float16" and told.get("force_upcast", True)
-    dtype = torch.float32 if wide else DTYPES[options.precision]
+    dtype = torch.float32 if wide else options.dtype
     network = _read(getattr(optional.diffusers(WHAT), KIND), folder.parent, folder.name, dtype)
     by = 2 ** (len(network.config.block_out_channels) - 1)
     vae = Autoencoder(network, (network.config.out_channels, latent[1] * by, latent[2] * by), str(folder))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semisynth import models, weights
 from semisynth.data import datasets
@@ -41,11 +41,10 @@ def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tupl
     Data that the user brought are not needed again; for a set that is built in, images are cropped. `UserError` if
     `run` holds no finished classifier.
     """
-    config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
+    config = configuration(run)
     if method_class(config.method).task != "classify":
         raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
-    if not (run / "result.json").exists():
-        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
+    require_finished(run)
     names, preparation = _images(config, run / "result.json")
     setting, shape = config.setting, (preparation.channels, *preparation.size)
     model = models.saved(run, setting.model, setting.tuning, shape, len(names))
@@ -64,3 +63,24 @@ def _images(config: Config, file: Path) -> tuple[tuple[str, ...], Preparation]:
         return names, Preparation((height, width), int(told["channels"]), told["fit"] or "crop")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file} is not as fit wrote it ({error!r}): restore it.") from error
+
+
+def configuration(run: Path) -> Config:
+    """What a run was asked to be."""
+    return Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
+
+
+def require_finished(run: Path) -> None:
+    """`UserError` unless the run has a result."""
+    if not (run / "result.json").exists():
+        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
+
+
+def memory(run: Path) -> dict[str, Tensor]:
+    """The state of a run's method at its last checkpoint; `UserError` if that is missing or damaged."""
+    try:
+        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
+    found: dict[str, Tensor] = content["method"]
+    return found

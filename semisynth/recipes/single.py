@@ -19,7 +19,7 @@ from semisynth.evaluate import classify
 from semisynth.log import console
 from semisynth.method import Batch
 from semisynth.models import foreign
-from semisynth.recipes import directory, origin
+from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
 from semisynth.state import externals
@@ -152,15 +152,10 @@ def again(run: Path, device: torch.device) -> Materials:
 
     `UserError` if it is not finished, or its data or generator are no longer there.
     """
-    config = Config.of(weights.read_json(run / "config.json"), str(run / "config.json"))
-    if not (run / "result.json").exists():
-        raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
+    config = restore.configuration(run)
+    restore.require_finished(run)
     materials = Materials(replace(config, engine=replace(config.engine, device=str(device))))
     origin.require(materials.data, run)
-    try:
-        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["method"]
-    except Exception as error:  # a damaged pickle may raise anything
-        raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
-    materials.method.load_state_dict(content)
+    materials.method.load_state_dict(restore.memory(run))
     materials.method.to(device).eval()
     return materials
