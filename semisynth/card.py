@@ -80,6 +80,7 @@ def _data(config: Config, result: Mapping[str, Any]) -> str:
         "prepared as": f"{height}x{width}, {_colour(result)}{fit}",
         "generator": setting.generator,
         "first features": None if setting.init == "none" else setting.init,
+        "features trained": None if setting.tune_features == "full" else setting.tune_features,
     }
     notes = _listed(map(_plain, data["notes"]))
     return _facts(rows) + (f"\n\n{notes}" if notes else "")

@@ -33,6 +33,9 @@ OPTIONAL = (
     ("pyarrow", "Parquet manifests, and images in Parquet", "pip install 'semisynth[parquet]'"),
     ("datasets", "--data hub:NAME", "pip install 'semisynth[hub]'"),
     ("diffusers", "edm with a U-Net, dpm++ or in a latent space", "pip install 'semisynth[diffusers]'"),
+    ("transformers", "--model hf:...", "pip install 'semisynth[transformers]'"),
+    ("timm", "--model timm:...", "pip install 'semisynth[timm]'"),
+    ("peft", "--tune-features lora", "pip install 'semisynth[peft]'"),
     ("s3fs", "--data s3://...", "pip install s3fs"),
     ("gcsfs", "--data gs://...", "pip install gcsfs"),
 )

@@ -21,6 +21,7 @@ from semisynth import allocator, compiled, distributed, interruption, noise
 from semisynth.errors import Diverged, UserError, between
 from semisynth.log import Bar, Log, Timer
 from semisynth.method import Average, Batch, Losses, Method, Ready, Update
+from semisynth.models.classifier import Classifier
 from semisynth.schedule import Schedule, factor
 from semisynth.state import State, Statistics, move
 
@@ -55,6 +56,7 @@ class Engine:
         channels_last: whether weights, and so activations, lie in that memory format, which is often quicker
         compile: whether networks go through torch.compile; not for bilevel methods, and no gain on a CPU so far
         lr: learning rate of SGD, for the updates that bring no optimiser of their own
+        features_lr: a factor on that rate for the features of a classifier, for low-rank adapters in them too
         momentum: Nesterov's, of SGD
         weight_decay: of SGD
         schedule: multiplies every optimiser's rate; cosine is cos(7 pi t / 16)
@@ -71,6 +73,7 @@ class Engine:
     channels_last: bool = False
     compile: bool = False
     lr: float = 0.03
+    features_lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = "cosine"
@@ -81,7 +84,7 @@ class Engine:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        between(0, math.inf, lr=self.lr, weight_decay=self.weight_decay, clip=self.clip)
+        between(0, math.inf, lr=self.lr, weight_decay=self.weight_decay, clip=self.clip, features_lr=self.features_lr)
         between(0, 1, momentum=self.momentum, ema=self.ema)
         between(0, math.inf, log_every=self.log_every, evaluate_every=self.evaluate_every)
         between(0, math.inf, checkpoint_every=self.checkpoint_every)
@@ -157,11 +160,24 @@ class Engine:
 
     def _optimizer(self, update: Update) -> Optimizer:
         sgd = partial(torch.optim.SGD, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        make = update.optimizer or partial(sgd, nesterov=self.momentum > 0)
-        optimizer = make([p for p in update.module.parameters() if p.requires_grad])
+        if update.optimizer is None:
+            optimizer: Optimizer = sgd(self._groups(update.module), nesterov=self.momentum > 0)
+        else:
+            optimizer = update.optimizer([p for p in update.module.parameters() if p.requires_grad])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
+
+    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """The parameters that are trained; the features of a classifier apart, where they have a rate of their own."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        classifiers = [part for part in module.modules() if isinstance(part, Classifier)]
+        slow = {id(p) for part in classifiers for p in part.features.parameters()} if self.features_lr != 1 else set()
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if id(p) not in slow]},
+            {"params": [p for p in parameters if id(p) in slow], "lr": self.lr * self.features_lr},
+        ]
+        return [group for group in groups if group["params"]]
 
 
 class _Step:

@@ -24,6 +24,7 @@ from semisynth.data.decode import Preparation
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, choose
 from semisynth.evaluate import logits
+from semisynth.models import foreign
 from semisynth.recipes import restore, single
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
@@ -66,6 +67,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: the seed; a generator of numpy, or None, draws one
         device: as `--device`
         verbose: whether progress is shown
+        tune_features: as `--tune-features`
+        lora_rank: as `--lora-rank`
 
     `fit` sets classes_, n_features_in_ (pixels times channels), image_shape_ (h, w, c), range_, config_ (`config.json`,
     whose run on the same images has the same bytes), result_ (`result.json`) and model_ (a torch module, on the CPU).
@@ -102,6 +105,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: int | np.random.RandomState | None = 0,
         device: str = Engine.device,
         verbose: bool = False,
+        tune_features: str = Setting.tune_features,
+        lora_rank: int = Setting.lora_rank,
     ) -> None:
         self.method = method
         self.generator = generator
@@ -120,6 +125,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
+        self.tune_features = tune_features
+        self.lora_rank = lora_rank
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn asks; poor_score: the checks classify points in a plane, which are no images."""
@@ -190,6 +197,7 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ) from error
         weights.write_tensors(path / "model.safetensors", self.model_.state_dict())
         weights.write_json(path / "config.json", self.config_)
+        foreign.write(self.model_, path)
         weights.write_json(path / FILE, arrays.plain(content))
         weights.write_json(path / "result.json", self.result_)
 
@@ -245,7 +253,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _config(self, unlabeled: int) -> Config:
         """The configuration of this fit, which has so many images without a label."""
         parameters = {name: arrays.plain(value) for name, value in self.get_params().items()}
-        names = ("model", "init", "source", "unlabeled", "steps", "batch", "unlabeled_batch", "lr", "device")
+        names = ["model", "init", "tune_features", "lora_rank", "source", "unlabeled"]
+        names += ["steps", "batch", "unlabeled_batch", "lr", "device"]
         options = parameters["engine_options"] or {}
         for name in options:
             choose(name, [f for f in Engine.__dataclass_fields__ if f not in (*names, "seed")], "engine option")

@@ -70,7 +70,9 @@ def hypergradient(
     with torch.enable_grad():
         value = outer(at(model, dict(zip(names, ahead, strict=True))))
     v = distributed.average(torch.autograd.grad(value, ahead, allow_unused=True, materialize_grads=True))
-    product = torch.stack([(m * w).sum() for m, w in zip(mixed, v, strict=True) if m.requires_grad]).sum()
+    # Where `varying` moves no parameter, as with frozen features, it is a zero that still has its gradient, of zeros.
+    parts = [(m * w).sum() for m, w in zip(mixed, v, strict=True) if m.grad_fn is not None] or [0 * varying]
+    product = torch.stack(parts).sum()
     return Ahead(value.detach() - lr * (product - product.detach()), inner)
 
 

@@ -109,7 +109,8 @@ def influence(step: Step, s: Tensor, batch: Batch) -> dict[str, Tensor]:
     passes = -(-LABELED_VIEWS // len(batch.x))
     v = [torch.zeros_like(p) for p in parameters]
     for _ in range(passes):
-        torch._foreach_add_(v, torch.autograd.grad(step.labeled(batch), parameters), alpha=1 / passes)
+        slope = torch.autograd.grad(step.labeled(batch), parameters, allow_unused=True, materialize_grads=True)
+        torch._foreach_add_(v, slope, alpha=1 / passes)
     rows = torch.arange(len(s), device=s.device).split(CHUNK)
     views = [torch.cat([_along(step.each(s[part], part), parameters, v) for part in rows]) for _ in range(VIEWS)]
     error, effect = torch.std_mean(-step.lr * torch.stack(views), 0)
@@ -118,6 +119,8 @@ def influence(step: Step, s: Tensor, batch: Batch) -> dict[str, Tensor]:
 
 def _along(losses: Tensor, parameters: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
     """<grad l_i, v> of each of the losses (m,): by the derivative of their weighted gradient by the weights."""
+    if not losses.requires_grad:  # all that they depend on is frozen
+        return torch.zeros_like(losses)
     weights = torch.ones_like(losses).requires_grad_()
     gradient = torch.autograd.grad(
         (weights * losses).sum(), parameters, create_graph=True, allow_unused=True, materialize_grads=True

@@ -13,16 +13,16 @@ def diffusers(what: str) -> Any:
 
     what: that needs it, in the user's words.
     """
-    return _library("diffusers", what)
+    return library("diffusers", what)
 
 
-def transformers(what: str) -> Any:
-    """The library transformers, likewise."""
-    return _library("transformers", what)
+def library(name: str, what: str) -> Any:
+    """The library of the extra of the same name; `UserError` where it, or what it imports, is missing.
 
-
-def _library(name: str, what: str) -> Any:
+    what: that needs it, in the user's words.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{what} needs the library {name}: pip install 'semisynth[diffusers]'.") from error
+        lacks = f", which lacks {error.name}" if error.name not in (None, name) else ""
+        raise UserError(f"{what} needs the library {name}{lacks}: pip install 'semisynth[{name}]'.") from error

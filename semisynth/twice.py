@@ -8,6 +8,7 @@ mathematics has, and constant weights keep nothing. Values and derivatives are t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,17 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
 Gradient = Tensor | None
 
 
-def twice(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same function, which now is cheap to differentiate twice; networks need no change for it."""
+def twice(function: Callable[..., Tensor], attention: bool = False) -> Callable[..., Tensor]:
+    """The same function, which now is cheap to differentiate twice; networks need no change for it.
+
+    attention: whether it is done without torch's fused kernels, which take less memory and have one derivative alone.
+    """
 
     def call(*arguments: Any) -> Tensor:
-        with _Replacing():
+        with _Replacing(), sdpa_kernel(SDPBackend.MATH) if attention else contextlib.nullcontext():
             return function(*arguments)
 
     return call

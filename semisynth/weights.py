@@ -82,9 +82,14 @@ def _parsed(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors under their names."""
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    content = save({name: _own(tensor) for name, tensor in tensors.items()})
     with replacing(path) as beside:
         beside.write_bytes(content)  # not save_file: what that writes only its owner may read
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """On the CPU and in memory of its own: networks may give one tensor two names, which the format refuses."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -124,9 +129,9 @@ def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
     fill(module, {name[len(prefix) :]: t for name, t in read_tensors(path).items() if name.startswith(prefix)}, path)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Fill `module` with tensors from `path`, all of which must fit."""
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Fill `module` with these tensors, which come from `source`; all must fit."""
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit this network: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source} does not fit this network: {' '.join(str(error).split())[:2000]}") from error

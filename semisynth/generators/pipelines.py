@@ -152,7 +152,7 @@ def _text(path: Path, options: Options) -> Sampled:
 
 def _encoded(path: Path, texts: list[str]) -> Tensor:
     """What the folder's text encoder makes of the texts, (n, tokens, width)."""
-    library = optional.transformers(TEXT)
+    library = optional.library("transformers", TEXT)
     encoder, tokenizer = (
         _read(library.CLIPTextModel, path, "text_encoder").float().eval(),
         _tokenizer(path / "tokenizer"),
@@ -174,7 +174,7 @@ def _tokenizer(folder: Path) -> Any:
     if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
         raise UserError(f"{folder} has no vocabulary ({' or '.join(map(' and '.join, VOCABULARIES))}): restore it.")
     try:
-        return optional.transformers(TEXT).CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return optional.library("transformers", TEXT).CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # files fail in many ways
         raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please give the whole folder.") from error
 

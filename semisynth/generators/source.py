@@ -17,7 +17,7 @@ from semisynth.generators import SAMPLES
 from semisynth.generators.adapted import Adapter, Shape
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
-from semisynth.weights import SHIPPED, load_into, read_json
+from semisynth.weights import SHIPPED, read_json
 
 
 class Source(nn.Module):
@@ -81,8 +81,8 @@ def load(run: str | None, name: str, generator: Permuted, shape: Shape, images: 
     if not _same(config.get("data", ""), f"{SAMPLES}{name}"):
         # As many classes in another order would be read without a word.
         raise UserError(f"--source {path} was trained on --data {config.get('data')}, not on this generator: {make}")
-    classifier = models.build(config.get("model", ""), shape[0], generator.classes)
-    load_into(classifier, path / "model.safetensors")
+    tuning = models.Tuning(config.get("tune_features", "full"), config.get("lora_rank", models.Tuning.rank))
+    classifier = models.saved(path, config.get("model", ""), tuning, shape, generator.classes)
     return Source(classifier, generator.get_buffer("order"), Adapter(images, shape))
 
 

@@ -100,7 +100,9 @@ class MGR(Method):
             return F.cross_entropy(model(self.view(batch.x)), batch.y)
 
         s = self.synthesize(batch.x)
-        unsupervised = self.weight * consistency(*twice(self.model.features)(torch.cat([s, self.strong(s)])).chunk(2))
+        unsupervised = self.weight * consistency(
+            *twice(self.model.features, attention=True)(torch.cat([s, self.strong(s)])).chunk(2)
+        )
         value, _ = hypergradient(self.model, cross_entropy(self.model), unsupervised, cross_entropy, self.inner_lr)
         return Losses({"validation": value})
 
@@ -113,7 +115,7 @@ class MGR(Method):
         """How far the finder turns latents, and what its images do."""
 
         def each(s: Tensor, rows: Tensor) -> Tensor:
-            plain, strong = twice(self.model.features)(torch.cat([s, self.strong(s)])).chunk(2)
+            plain, strong = twice(self.model.features, attention=True)(torch.cat([s, self.strong(s)])).chunk(2)
             losses: Tensor = self.weight * (plain - strong).square().sum(1)
             return losses
 

@@ -131,7 +131,7 @@ class Outer:
         def cross_entropy(model: Function) -> Tensor:
             return F.cross_entropy(model(problem.view(batch.x)), batch.y)
 
-        terms = problem.synthetic(twice(problem.model.features)(problem.strong(s)), target, y)
+        terms = problem.synthetic(twice(problem.model.features, attention=True)(problem.strong(s)), target, y)
         supervised, varying = cross_entropy(problem.model), torch.stack(list(terms.values())).sum()
         value, inner = hypergradient(problem.model, supervised, varying, cross_entropy, self.inner_lr)
         found = {name: term.detach() for name, term in {"supervised": supervised, **terms}.items()}

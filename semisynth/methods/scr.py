@@ -65,7 +65,7 @@ class Inner:
         """What each of the constant samples adds to these terms, (m,); only a model in eval mode keeps them apart."""
         with torch.no_grad():
             target = self.model.features(self.weak(s))
-        strong = twice(self.model.features)(self.strong(s))
+        strong = twice(self.model.features, attention=True)(self.strong(s))
         rows = zip(strong.split(1), target.split(1), y.split(1), strict=True)
         return torch.stack([torch.stack(list(self.synthetic(*row).values())).sum() for row in rows])
 

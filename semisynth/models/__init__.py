@@ -10,21 +10,25 @@ from semisynth.models.classifier import Classifier as Classifier
 from semisynth.models.cnn import small_cnn as small_cnn
 from semisynth.models.mapper import Finder as Finder
 from semisynth.models.mapper import Mapper as Mapper
+from semisynth.models.tuning import Tuning as Tuning
 from semisynth.models.wrn import wrn as wrn
 from semisynth.weights import SHIPPED, read_json
 
 NAMES = ("small-cnn", "small-cnn-bn", "wrn-16-2", "wrn-16-2-bn", "wrn-28-2", "wrn-28-2-bn")
+KINDS = ("timm:NAME", "hf:FOLDER", "hf:ORG/NAME", "FILE.py:FACTORY", "module:PACKAGE.MODULE:FACTORY")
 
 
 def build(name: str, channels: int, classes: int) -> Classifier:
     """A fresh classifier: "small-cnn" or "wrn-<depth>-<factor>" with GroupNorm, or with BatchNorm when "-bn" follows.
+
+    Networks from elsewhere are in `foreign`.
 
     Raises `UserError` for another name, and for a depth that is not 6 n + 4.
     """
     base, kind = (name[:-3], "batch") if name.endswith("-bn") else (name, "group")
     sizes = re.fullmatch(r"wrn-(\d+)-(\d+)", base)
     if sizes is None:
-        choose(name, NAMES, "model")
+        choose(name, (*NAMES, *KINDS), "model")
         return small_cnn(channels, classes, norm_kind="batch" if kind == "batch" else "group")
     depth, factor = int(sizes[1]), int(sizes[2])
     if depth < 10 or (depth - 4) % 6 or factor < 1:
@@ -32,6 +36,15 @@ def build(name: str, channels: int, classes: int) -> Classifier:
             f"model '{name}': the depth of a WRN is 6 n + 4 (10, 16, 22, 28, ...) and its factor at least 1."
         )
     return wrn(depth, factor, channels, classes, norm_kind="batch" if kind == "batch" else "group")
+
+
+def saved(run: Path, name: str, tuning: Tuning, shape: tuple[int, int, int], classes: int) -> Classifier:
+    """The classifier whose weights are in a run's directory; what a foreign network is stands there too."""
+    from semisynth.models import foreign  # which needs generators and data, and they these models
+
+    if foreign.named(name):
+        return foreign.saved(run, name, tuning, shape, classes)
+    return foreign.tuned(build(name, shape[0], classes), run, tuning)
 
 
 def foundation(init: str, model: str) -> Path:

@@ -18,7 +18,12 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """head(features(x)): images (n, c, h, w) in [0, 1] -> logits (n, classes); `features` gives (n, width)."""
+    """head(features(x)): images (n, c, h, w) in [0, 1] -> logits (n, classes); `features` gives (n, width).
+
+    still: whether the features stay in eval mode, as those that are frozen do.
+    """
+
+    still = False
 
     def __init__(self, features: nn.Module, width: int, classes: int) -> None:
         super().__init__()
@@ -29,6 +34,13 @@ class Classifier(nn.Module):
         """Logits."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode of all that is not still."""
+        super().train(mode)
+        if self.still:
+            self.features.eval()
+        return self
 
 
 def norm(kind: Norm, channels: int, affine: bool = True) -> nn.Module:

@@ -13,6 +13,7 @@ from semisynth.engine import Engine
 from semisynth.errors import UserError, between, check, check_all, choose
 from semisynth.generators.options import Options as Options
 from semisynth.method import Method
+from semisynth.models.tuning import Tuning, Ways
 
 GENERATOR = "generator_options"
 LARGEST_BATCH = 2**20  # images: more is a slip
@@ -27,8 +28,14 @@ class Setting:
             of the others; generator:NAME for the labeled samples of a generator; or one's own images:
             a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
-        model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm
-        init: the classifier's first features: none, foundation (trained on the labeled glyphs), or a run directory
+        model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm; or
+            features from elsewhere: timm:NAME; hf:FOLDER or hf:ORG/NAME of transformers; one's own network by
+            FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY (see docs/models.md)
+        init: the classifier's first features: none (of our own and timm's random ones), foundation (trained on the
+            labeled glyphs), a run directory, pretrained (timm's, which are fetched), or a FILE.safetensors of a
+            network from elsewhere
+        tune_features: how the features are trained: full; frozen, the head alone; lora, low-rank adapters and the head
+        lora_rank: of the adapters
         generator: glyphs, letters, or the run directory of a gan
         source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
             a fit on --data generator:NAME; for a shipped generator it ships too
@@ -44,6 +51,8 @@ class Setting:
     labels_per_class: int = 0
     model: str = "small-cnn"
     init: str = "none"
+    tune_features: Ways = "full"
+    lora_rank: int = Tuning.rank
     generator: str | None = None
     source: str | None = None
     judge: str | None = None
@@ -56,6 +65,13 @@ class Setting:
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: give at least 1.")
         between(1, LARGEST_BATCH, batch=self.batch, unlabeled_batch=self.unlabeled_batch)
+        if self.lora_rank != Tuning.rank and self.tune_features != "lora":
+            raise UserError("lora_rank is read by --tune-features lora alone: leave it out.")
+
+    @property
+    def tuning(self) -> Tuning:
+        """How the features are trained."""
+        return Tuning(self.tune_features, self.lora_rank)
 
 
 @dataclass(frozen=True)

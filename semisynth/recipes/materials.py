@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semisynth import distributed, generators, models, noise, weights
+from semisynth import distributed, generators, noise
 from semisynth.augment.policies import Strong, Weak
 from semisynth.data import splits
 from semisynth.data.datasets import Dataset, Images
@@ -20,8 +20,13 @@ from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator, source
 from semisynth.method import Update
-from semisynth.recipes import origin, restore
+from semisynth.models import Classifier, foreign
+from semisynth.recipes import network, origin, restore
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
+
+OWN = "; it has options of its own"
+STILL = ", as its features are not trained"
+UNREAD = {"source": "", "judge": "", "tune_features": STILL, "lora_rank": STILL, "features_lr": STILL}
 
 
 class Materials:
@@ -61,16 +66,20 @@ class Materials:
         config, name = self.config, self.config.method
         unread: list[tuple[object, object, tuple[str, ...]]] = []
         unread += [(config.setting, Setting(), (part,)) for part in ("source", "judge") if part not in parts]
+        updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
         if "model" not in parts:
             unread.append((config.setting, Setting(), ("model", "init")))
-        updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
+        classifiers = [part for update in updates for part in update.module.modules() if isinstance(part, Classifier)]
+        if not classifiers:  # or its head alone
+            unread.append((config.setting, Setting(), ("tune_features", "lora_rank")))
+        if not any(p.requires_grad for part in classifiers for p in part.features.parameters()):
+            unread.append((config.engine, Engine(), ("features_lr",)))
         if all(update.optimizer for update in updates):
             unread.append((config.engine, Engine(), ("lr", "momentum", "weight_decay")))
         for given, default, fields in unread:
             for field in fields:
                 if getattr(given, field) != getattr(default, field):
-                    own = "" if field in ("source", "judge") else "; it has options of its own"
-                    raise UserError(f"method '{name}' does not read {field}: leave it out{own}.")
+                    raise UserError(f"method '{name}' does not read {field}: leave it out{UNREAD.get(field, OWN)}.")
 
     def _encoded(self) -> Images:
         """The labeled images or, for a method that asks for that, what its encoder makes of them."""
@@ -90,7 +99,7 @@ class Materials:
     def _part(self, name: str) -> Any:
         setting, data = self.config.setting, self.data
         parts: dict[str, Callable[[], Any]] = {
-            "model": lambda: self._model(setting, data),
+            "model": self._model,
             "generator": lambda: self.generator,
             "source": self._source,
             "judge": self._judge,
@@ -102,6 +111,12 @@ class Materials:
             "synthetic": lambda: distributed.share(setting.unlabeled_batch, "unlabeled_batch"),
         }
         return parts[name]()
+
+    def _model(self) -> nn.Module:
+        setting = self.config.setting
+        model = network.classifier(setting, self.data.shape, len(self.data.classes))
+        self.told += foreign.notes(model, setting.model, setting.init)
+        return model
 
     def _source(self) -> nn.Module:
         setting = self.config.setting
@@ -118,19 +133,6 @@ class Materials:
         if (prepared.channels, *prepared.size) != data.shape:
             raise UserError(f"--judge {run} reads images of another shape than {data.shape}: give one of these images.")
         return Judge(classifier, torch.tensor([names.index(name) for name in data.classes]))
-
-    def _model(self, setting: Setting, data: Dataset) -> nn.Module:
-        model = models.build(setting.model, data.shape[0], len(data.classes))
-        if setting.init != "none":
-            path = models.foundation(setting.init, setting.model)
-            there = weights.read_json(path.with_name("result.json")).get("shape", data.shape)[0]
-            if there != data.shape[0]:
-                raise UserError(
-                    f"--init {setting.init} has features of {there} channel{'s' * (there > 1)}, the images have "
-                    f"{data.shape[0]}: give --channels {'gray' if there == 1 else 'rgb'}, or leave --init out."
-                )
-            weights.load_into(model.features, path, "features.")
-        return model
 
     def _share(self, name: str) -> int:
         size: int = getattr(self.config.setting, name)

@@ -46,8 +46,8 @@ def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tupl
         raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
     require_finished(run)
     names, preparation = _images(config, run / "result.json")
-    model = models.build(config.setting.model, preparation.channels, len(names))
-    weights.load_into(model, run / "model.safetensors")
+    setting, shape = config.setting, (preparation.channels, *preparation.size)
+    model = models.saved(run, setting.model, setting.tuning, shape, len(names))
     return config, model.to(device).eval(), names, preparation
 
 

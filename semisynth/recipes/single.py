@@ -18,6 +18,7 @@ from semisynth.errors import UserError
 from semisynth.evaluate import classify
 from semisynth.log import console
 from semisynth.method import Batch
+from semisynth.models import foreign
 from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
@@ -78,6 +79,7 @@ def finished(config: Config, out: Path) -> dict[str, Any] | None:
 def _claim(materials: Materials, out: Path) -> None:
     directory.make(out)
     weights.write_json(out / "config.json", materials.config.flat())
+    foreign.write(materials.method, out)
     if not (out / origin.FILE).exists():
         origin.write(materials.data, out)
 

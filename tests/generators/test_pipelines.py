@@ -497,7 +497,7 @@ def test_missing_libraries_are_named(place: Callable[[str], str], monkeypatch: p
         with pytest.raises(UserError, match=r"a diffusers folder needs .* pip install 'semisynth\[diffusers\]'"):
             generators.load(folder)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"a text-to-image model needs .* pip install 'semisynth\[diffusers\]'"):
+    with pytest.raises(UserError, match=r"a text-to-image model needs .* pip install 'semisynth\[transformers\]'"):
         pipelines._encoded(Path(folder), ["a"])
 
 

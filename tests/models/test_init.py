@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,11 @@ def test_foundation_is_what_ships_or_a_run_of_the_same_network(tmp_path: Path) -
     assert models.foundation(str(tmp_path), "wrn-16-2") == tmp_path / "model.safetensors"
     with pytest.raises(UserError, match="holds a 'wrn-16-2': give --model wrn-16-2"):
         models.foundation(str(tmp_path), "small-cnn")
+
+
+@pytest.mark.parametrize("name", ["models.foreign", "recipes.cells", "engine", "generators", "data.stream"])
+def test_every_part_can_be_imported_first(name: str) -> None:
+    """Models read data and generators, and these the models: a worker begins anywhere."""
+    command = [sys.executable, "-c", f"import semisynth.{name}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

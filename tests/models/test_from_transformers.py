@@ -1,0 +1,212 @@
+"""Networks that transformers saved: features are the library's own on the input that its configuration tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import backbones
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semisynth import weights
+from semisynth.errors import UserError
+from semisynth.models import Tuning, foreign
+from semisynth.models import from_transformers as adapter
+from semisynth.models.backbone import Input
+
+transformers = pytest.importorskip("transformers")
+SHAPE = (1, 12, 12)
+
+
+def images() -> Tensor:
+    return torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def prepared(x: Tensor, mean: Any = backbones.MEAN, std: Any = backbones.STD) -> Tensor:
+    """As the processor has it, but for rounding to whole pixel values."""
+    size = (backbones.SIZE, backbones.SIZE)
+    x = F.interpolate(x.repeat(1, 3, 1, 1), size, mode="bilinear", antialias=True, align_corners=False)
+    return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def library(kind: str, name: str) -> Any:
+    return getattr(transformers, kind).from_pretrained(name.removeprefix("hf:")).eval()
+
+
+@pytest.mark.parametrize("kind", backbones.KINDS)
+def test_features_are_the_pooled_output_of_the_library(kind: str, tmp_path: Path) -> None:
+    name, x = backbones.saved(tmp_path, kind), images()
+    model = foreign.build(name, SHAPE, 7, "none").eval()
+    expected = library("AutoModel", name)(prepared(x)).pooler_output.flatten(1)
+    torch.testing.assert_close(model.features(x), expected, rtol=1e-4, atol=1e-5)
+    assert expected.std(0).max() > 1e-4  # not the same for each image
+    assert model(x).shape == (3, 7) and model.head.in_features == expected.shape[1]
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext", "resnet"])
+def test_of_a_saved_classifier_features_are_what_its_head_reads(kind: str, tmp_path: Path) -> None:
+    name, x = backbones.saved(tmp_path, kind, classifier=True), images()
+    model = foreign.build(name, SHAPE, 7, "none").eval()
+    whole = library("AutoModelForImageClassification", name)
+    head = whole.classifier
+    torch.testing.assert_close(head(model.features(x)), whole(prepared(x)).logits, rtol=1e-4, atol=1e-5)
+    assert not [key for key in model.state_dict() if "pooler.dense" in key]
+
+
+def test_without_a_pooler_it_is_the_class_token_or_the_mean() -> None:
+    tokens, places = torch.rand(2, 5, 4), torch.rand(2, 4, 3, 3)
+    told = {"pooler_output": None, "last_hidden_state": tokens}
+    assert adapter._pooled(SimpleNamespace(**told), token=True).equal(tokens[:, 0])
+    assert adapter._pooled(SimpleNamespace(**told), token=False).equal(tokens.mean(1))
+    found = adapter._pooled(SimpleNamespace(last_hidden_state=places), token=False)
+    torch.testing.assert_close(found, places.flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("kind", backbones.KINDS)
+def test_it_is_built_again_without_its_folder(kind: str, tmp_path: Path) -> None:
+    folder, run = tmp_path / "net", tmp_path / "run"
+    run.mkdir()
+    name = backbones.saved(folder, kind, classifier=True)
+    model = foreign.build(name, SHAPE, 7, "none").eval()
+    foreign.write(model, run)
+    weights.write_tensors(run / "model.safetensors", model.state_dict())
+    shutil.rmtree(folder)
+    before = torch.random.get_rng_state()
+    found = foreign.saved(run, name, Tuning(), SHAPE, 7).eval()
+    assert torch.random.get_rng_state().equal(before)
+    assert tiny.same(dict(found.state_dict()), dict(model.state_dict())) and found(images()).equal(model(images()))
+    assert json.dumps(found.features.record) == json.dumps(model.features.record)
+
+
+def test_it_draws_nothing_from_what_others_draw_from(tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, "vit", classifier=True)
+    before = torch.random.get_rng_state()
+    adapter.load(name, SHAPE)
+    assert torch.random.get_rng_state().equal(before)
+
+
+SIZES: dict[str, tuple[dict[str, Any], tuple[int, int] | None]] = {
+    "a number": ({"size": 24}, (24, 24)),
+    "both sides": ({"size": {"height": 24, "width": 16}}, (24, 16)),
+    "the shorter side": ({"size": {"shortest_edge": 24}}, (24, 24)),
+    "its crop": (
+        {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 16, "width": 24}},
+        (16, 24),
+    ),
+    "no crop": ({"size": 24, "do_center_crop": False, "crop_size": 16}, (24, 24)),
+    "not resized": ({"size": 24, "do_resize": False}, None),
+    "not told": ({}, None),
+}
+
+
+@pytest.mark.parametrize("told, expected", SIZES.values(), ids=SIZES)
+def test_the_size_is_that_of_what_the_processor_gives(told: dict[str, Any], expected: tuple[int, int] | None) -> None:
+    assert adapter._size(told) == expected
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"do_rescale": False},
+        {"rescale_factor": 2 / 255},
+        {"rescale_factor": 2 / 255, "rescale_offset": True},
+        {"do_normalize": False},
+        {"image_mean": 0.3, "image_std": 0.7},
+    ],
+)
+def test_the_normalisation_is_that_of_whole_pixel_values(told: dict[str, Any]) -> None:
+    """By the steps of a processor: rescale what is in 0 to 255, shift it, subtract the mean and divide."""
+    config = SimpleNamespace(num_channels=3)
+    found = adapter._reads({**backbones.NORMAL, **told}, config, "hf:a", SHAPE)
+    x = torch.rand(3, 4, 4)
+    pixels = 255 * x
+    if told.get("do_rescale", True):
+        pixels = pixels * told.get("rescale_factor", 1 / 255) - (1 if told.get("rescale_offset") else 0)
+    if told.get("do_normalize", True):
+        mean, std = (
+            torch.tensor(told.get(key, backbones.NORMAL[key])).view(-1, 1, 1) for key in ("image_mean", "image_std")
+        )
+        pixels = (pixels - mean) / std
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.mean, found.std))
+    torch.testing.assert_close((x - mean) / std, pixels)
+
+
+def test_an_input_is_the_same_after_json() -> None:
+    for reads in (Input(), Input((4, 5), (0.1, 0.2), (0.3, 0.4))):
+        plain = {"size": reads.size, "mean": reads.mean, "std": reads.std}
+        assert Input.of(json.loads(json.dumps(plain))) == reads
+
+
+def test_the_hub_is_asked_only_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(place: str, **options: object) -> object:
+        asked.append(place)
+        raise OSError("no network")
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", fetch)
+    with pytest.raises(UserError, match=r"model hf:owner/name cannot be read: no network .* or ORG/NAME of the hub"):
+        foreign.build("hf:owner/name", SHAPE, 7, "none")
+    for place, told in (("name", "no such folder"), ("a/b/c", "no such folder"), ("/a/b", "no such folder")):
+        with pytest.raises(UserError, match=told):
+            foreign.build(f"hf:{place}", SHAPE, 7, "none")
+    with pytest.raises(UserError, match=r"the folder has no config.json of transformers"):
+        foreign.build(f"hf:{tmp_path}", SHAPE, 7, "none")
+    assert asked == ["owner/name"]
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        (None, "has no preprocessor_config.json, which tells how it reads images"),
+        ({"size": 16}, "image_mean in its preprocessor_config.json is None: it must be 3 numbers"),
+        ({**backbones.NORMAL, "image_std": [1, 2]}, "image_std .* must be 3 numbers"),
+        ({**backbones.PREPROCESSOR, "size": 24}, "cannot read images of 3x24x24: .* Give another --size"),
+        (backbones.NORMAL, r"reads patches of 8x8, the images are 4x12: give --size"),
+    ],
+)
+def test_what_the_configuration_leaves_open_is_asked_for(told: Any, message: str, tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, "vit", preprocessor=told)
+    with pytest.raises(UserError, match=message):
+        foreign.build(name, (1, 4, 12), 7, "none")
+
+
+def test_what_is_no_whole_image_model_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = backbones.saved(tmp_path / "vit", "vit")
+    with pytest.raises(UserError, match="comes with its weights, leave it out"):
+        foreign.build(name, SHAPE, 7, "some.safetensors")
+    file = tmp_path / "vit" / "model.safetensors"
+    tensors = weights.read_tensors(file)
+    kept = {key: value for key, value in tensors.items() if "layernorm.weight" not in key}
+    weights.write_tensors(file, kept)
+    with pytest.raises(UserError, match="lacks the weights of "):
+        foreign.build(name, SHAPE, 7, "none")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot be read: .* Give a whole folder"):
+        foreign.build(name, SHAPE, 7, "none")
+    words = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    transformers.BertModel(words).save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="reads input_ids, not images: give an image model"):
+        foreign.build(f"hf:{tmp_path / 'bert'}", SHAPE, 7, "none")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"model .*vit needs the library transformers: .*'semisynth\[transformers\]'"):
+        foreign.build(name, SHAPE, 7, "none")
+
+
+def test_its_bars_and_reports_are_as_they_were(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = transformers.utils.logging
+    name = backbones.saved(tmp_path, "vit", classifier=True)
+    capfd.readouterr()
+    before = (log.get_verbosity(), log.is_progress_bar_enabled())
+    foreign.build(name, SHAPE, 7, "none")
+    assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
+    assert capfd.readouterr() == ("", "")
