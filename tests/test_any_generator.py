@@ -15,7 +15,7 @@ from pyarrow import parquet as arrow
 
 from semisynth import generators, weights
 from semisynth.cli import main
-from semisynth.data import parquet
+from semisynth.data import datasets, parquet
 from semisynth.errors import UserError
 from semisynth.generators import Options
 from semisynth.generators.diffusion import Diffusion, denoiser_of
@@ -174,6 +174,41 @@ def test_what_dpt_cannot_do_is_told_before_anything_is_trained(
     with pytest.raises(UserError, match=message):
         dpt(DPT(**SMALL, **given), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_text_to_image_model_s_source_learns_from_what_generate_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    place, prompts = folders.text(tmp_path / "text"), tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(folders.PROMPTS))
+    asked = [
+        "--generator",
+        place,
+        "--generator-options.prompts",
+        str(prompts),
+        "--generator-options.sampler-steps",
+        "1",
+    ]
+    assert main(["generate", *asked, "--count", "30", "--out", str(tmp_path / "images")]) == 0
+    source = ["--data", str(tmp_path / "images" / "images.parquet"), "--size", "8", "--steps", "2"]
+    assert main(["fit", "--method", "supervised", *source, "--out", str(tmp_path / "source")]) == 0
+    few = ["--labels-per-class", "2", "--steps", "2", "--source", str(tmp_path / "source")]
+    assert main(["fit", "--method", "pssl", *few, *asked, "--out", str(tmp_path / "pssl")]) == 0
+    notes = weights.read_json(tmp_path / "pssl" / "result.json")["data"]["notes"]
+    assert any("are taken for those of the generator by their names" in note for note in notes)
+
+
+def test_samples_of_a_generator_from_elsewhere_must_not_be_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = biggan(tmp_path / "biggan")
+    assert len(datasets.load(f"generator:{place}").pool) == 3 * 360
+    monkeypatch.setattr(datasets, "LARGEST", 10**5)
+    datasets.built.cache_clear()
+    with pytest.raises(UserError, match="390 images of each of 3 classes are too many: write its images with"):
+        datasets.load(f"generator:{place}")
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match=r"prompts\. As --data it has no options: write its images with semisynth gen"):
+        datasets.load(f"generator:{folders.text(tmp_path / 'text')}")
 
 
 def test_options_go_to_the_generators_that_know_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import string
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ SIDES = (4, 1024)  # pixels of images that are made from one's own
 OTHERS = 1157
 ARRAYS = "arrays"  # what data in memory are called
 EACH = (20, 10, 360)  # images of a class in the test, validation and pool of a set that is made here
+TOGETHER = 1000  # of them in the making at a time
+LARGEST = 2**31  # bytes of such a set
+WRITE = "write its images with semisynth generate, and give --data IMAGES/images.parquet."
 
 
 @dataclass(frozen=True)
@@ -212,16 +216,29 @@ def _glyphs() -> Dataset:
 
 def _samples(name: str) -> Dataset:
     """390 samples of each class of a generator, the same ones whenever they are made; classes are called by number."""
-    generator = generators.load(name.removeprefix(generators.SAMPLES))
+    generator = _sampled(name.removeprefix(generators.SAMPLES))
     if not generator.classes:
         raise UserError(f"--data {name}: that generator has no classes, so its samples have no labels.")
+    if generator.classes * sum(EACH) * math.prod(generators.shape(generator)) > LARGEST:
+        raise UserError(
+            f"--data {name}: {sum(EACH)} images of each of {generator.classes} classes are too many: {WRITE}"
+        )
     y = torch.arange(generator.classes).repeat(sum(EACH))
     # Not `noise`, which would give each rank its own part.
     z = torch.randn(len(y), *generator.latent_shape, generator=torch.Generator().manual_seed(noise.derive("samples")))
+    together = min(generator.classes, TOGETHER)
     with torch.no_grad():
-        parts = zip(z.split(generator.classes), y.split(generator.classes), strict=True)
+        parts = zip(z.split(together), y.split(together), strict=True)
         x = (255 * torch.cat([generator(*part) for part in parts])).round().to(torch.uint8)
     return _alternating(name, tuple(map(str, range(generator.classes))), x, y)
+
+
+def _sampled(name: str) -> generators.Generator:
+    try:
+        return generators.load(name)
+    except UserError as error:
+        told = f" As --data it has no options: {WRITE}" if generators.is_foreign(name) else ""
+        raise UserError(f"{error}{told}") from error
 
 
 def _alternating(name: str, classes: tuple[str, ...], x: Tensor, y: Tensor) -> Dataset:

@@ -71,6 +71,11 @@ def _kind(path: Path) -> _Kind | None:
     return next((kind for kind in FOREIGN if kind.holds(path)), None)
 
 
+def is_foreign(name: str) -> bool:
+    """Whether it was not made here, and so may be large and have options."""
+    return name not in (*NAMES, *OF_DIGITS) and (name.startswith(autoencoder.HUB) or _kind(Path(name)) is not None)
+
+
 def _of_run(path: Path) -> Generator:
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") not in METHODS:

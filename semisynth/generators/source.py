@@ -1,10 +1,12 @@
 """The source classifier: it reads an image as the generator's own classes.
 
-It is trained on the generator's labeled samples alone, by `fit --method supervised --data generator:NAME`.
+It is trained on the generator's labeled samples alone, by `fit --method supervised --data generator:NAME` or on what
+`generate` wrote. One that was trained on other images of classes of the same names is taken too, and told of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,22 +15,25 @@ from torch import Tensor, nn
 from semisynth import models
 from semisynth.errors import UserError
 from semisynth.functional import class_means
-from semisynth.generators import SAMPLES
+from semisynth.generators import SAMPLES, is_foreign
 from semisynth.generators.adapted import Adapter, Shape
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
 from semisynth.weights import SHIPPED, read_json
 
+EACH = 390  # samples of a class, as the data set generator:NAME has
+
 
 class Source(nn.Module):
     """Images (n, c, h, w) -> logits (n, foundation), in the order of the generator's shuffled class numbers.
 
-    adapter: to the shape that the classifier was trained on.
+    order: the classifier's number of each of these; adapter: to the shape that it was trained on; told: what a user
+    should know of it.
     """
 
-    def __init__(self, classifier: nn.Module, order: Tensor, adapter: Adapter) -> None:
+    def __init__(self, classifier: nn.Module, order: Tensor, adapter: Adapter, told: str = "") -> None:
         super().__init__()
-        self.classifier, self.adapter = classifier, adapter
+        self.classifier, self.adapter, self.told = classifier, adapter, told
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,27 +68,44 @@ class Reader(nn.Module):
         return {"transport": before + (found - before) * (present / count.clamp_min(1))[:, None], "count": count}
 
 
-def load(run: str | None, name: str, generator: Permuted, shape: Shape, images: Shape) -> Source:
+def load(
+    run: str | None, name: str, generator: Permuted, shape: Shape, images: Shape, names: Sequence[str] = ()
+) -> Source:
     """The source classifier in the directory `run` or, if that is None, the one that ships with generator `name`.
 
-    shape: of what the generator makes, before it is adapted; images: of those that will be read. Raises `UserError`
-    when none ships for this generator, or the run is of another generator's samples, of other classes or images.
+    shape: of what the generator makes, before it is adapted; images: of those that will be read; names: of the
+    generator's classes. Raises `UserError` when none ships for this generator, or the run is of other classes.
     """
-    make = f"make one with: semisynth fit --method supervised --data generator:{name} --out DIR, and give --source DIR."
+    make = _command(name, generator.classes, shape)
     if run is None and not (SHIPPED / f"{name}-source").is_dir():
         raise UserError(f"no source classifier ships for generator '{name}': {make}")
     path = SHIPPED / f"{name}-source" if run is None else Path(run)
     config, result = (read_json(path / f"{what}.json") for what in ("config", "result"))
-    found, wanted = (result.get("classes"), result.get("shape")), (generator.classes, list(shape))
-    if result.get("task") != "classify" or found != wanted:
-        told = f"a {result.get('task')} run of {found[0]} classes, images {found[1]}"
-        raise UserError(f"--source {path} is {told}; generator '{name}' has {wanted[0]}, images {wanted[1]}: {make}")
-    if not _same(config.get("data", ""), f"{SAMPLES}{name}"):
-        # As many classes in another order would be read without a word.
-        raise UserError(f"--source {path} was trained on --data {config.get('data')}, not on this generator: {make}")
+    classes, there = result.get("classes"), result.get("shape") or [0, 0, 0]
+    if result.get("task") != "classify" or classes != generator.classes:
+        told = f"a {result.get('task')} run of {classes} classes"
+        raise UserError(f"--source {path} is {told}; generator '{name}' has {generator.classes}: {make}")
+    data, known, order, told = config.get("data", ""), result.get("class_names", []), generator.get_buffer("order"), ""
+    if not _same(data, f"{SAMPLES}{name}"):
+        if not names or sorted(known) != sorted(names):  # as many classes in another order would be read without a word
+            raise UserError(f"--source {path} was trained on --data {data}, not on this generator: {make}")
+        order = torch.tensor([known.index(own) for own in names])[order]
+        told = f"the classes of --source {path}, trained on {data}, are taken for those of the generator by their names"
     tuning = models.Tuning(config.get("tune_features", "full"), config.get("lora_rank", models.Tuning.rank))
-    classifier = models.saved(path, config.get("model", ""), tuning, shape, generator.classes)
-    return Source(classifier, generator.get_buffer("order"), Adapter(images, shape))
+    channels, high, wide = map(int, there)
+    classifier = models.saved(path, config.get("model", ""), tuning, (channels, high, wide), generator.classes)
+    return Source(classifier, order, Adapter(images, (channels, high, wide)), told)
+
+
+def _command(name: str, classes: int, shape: Shape) -> str:
+    """How to make one, in words."""
+    if not is_foreign(name):
+        return (
+            f"make one with: semisynth fit --method supervised --data {SAMPLES}{name} --out DIR, and give --source DIR."
+        )
+    images = f"semisynth generate --generator {name} --count {EACH * classes} --out IMAGES"
+    fit = f"semisynth fit --method supervised --data IMAGES/images.parquet --size {max(shape[1:])} --out DIR"
+    return f"make one with: {images}; {fit}; and give --source DIR."
 
 
 def _same(data: str, wanted: str) -> bool:

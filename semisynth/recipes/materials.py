@@ -121,7 +121,10 @@ class Materials:
     def _source(self) -> nn.Module:
         setting = self.config.setting
         assert setting.generator and self.generator and self.made, "a source reads for a generator"
-        return source.load(setting.source, setting.generator, self.generator, self.made, self.data.shape)
+        names = generators.class_names(setting.generator, self.config.asked)
+        found = source.load(setting.source, setting.generator, self.generator, self.made, self.data.shape, names)
+        self.told += (found.told,) if found.told else ()
+        return found
 
     def _judge(self) -> Judge | None:
         run, data = self.config.setting.judge, self.data
