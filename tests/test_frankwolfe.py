@@ -93,7 +93,8 @@ def enumerated(rows: Tensor) -> tuple[Tensor, Tensor]:
             weights = affine(chosen) if r > 1 else torch.ones_like(chosen[:, :, 0])
             found.append(torch.stack(norms_of(weights, chosen)))
     every = torch.stack(found)
-    return tuple(every.gather(0, every[:, :1].argmin(0).expand(2, -1)[None])[0])  # type: ignore[return-value]
+    least, size = every.gather(0, every[:, :1].argmin(0).expand(2, -1)[None])[0]
+    return least, size
 
 
 def on_the_simplex(weights: Tensor) -> bool:
