@@ -80,8 +80,8 @@ class FrankWolfe:
         if not slopes:
             raise UserError("no term of the loss depends on what it gives as `shared`: give what the heads read.")
         rows = torch.stack(list(slopes.values()))
-        # Each rank has its own rows of z, and in the mean of all ranks' losses each has a world-th of its slope here.
-        weights, metrics = _weighed(slopes, distributed.average([rows @ rows.T])[0] / distributed.world())
+        # Each rank has rows of its own, so products add up; neither the weights nor the relative gap see a factor.
+        weights, metrics = _weighed(slopes, distributed.average([rows @ rows.T])[0])
         if self.scaled:
             return Combined(_gradients(losses, parameters, dict(zip(slopes, weights, strict=True))), metrics)
         mixed = (weights @ rows).view_as(z).to(z.dtype)
