@@ -46,8 +46,8 @@ class FrankWolfe:
 
     At "shared" the gradients that are weighed are those at the representation `Losses.shared`, an upper bound (MGDA-UB,
     section 3.3), whose price is one more backward pass through the heads: the trunk is passed once. Weighed is what
-    passes through the representation and nothing else: a term that does not depend on it, such as a regulariser, has
-    weight 1 everywhere, and so has the part of a term that reaches the trunk around it.
+    passes through the representation: a term that does not depend on it, such as a regulariser, has weight 1, and what
+    reaches the trunk around it counts like a head.
 
     At "parameters" it is the reference, a backward pass of the whole network for each term: weighed are the terms that
     reach a parameter which another term reaches too; so a regulariser of shared weights is weighed like any other.
@@ -72,14 +72,14 @@ class FrankWolfe:
 
     def _at_shared(self, losses: Losses, parameters: list[Parameter], z: Tensor) -> Combined:
         slopes = {
-            name: slope.flatten().double()
+            name: slope
             for name, term in losses.terms.items()
             if term.requires_grad
             and (slope := torch.autograd.grad(term, z, retain_graph=True, allow_unused=True)[0]) is not None
         }
         if not slopes:
             raise UserError("no term of the loss depends on what it gives as `shared`: give what the heads read.")
-        rows = torch.stack(list(slopes.values()))
+        rows = torch.stack(list(slopes.values())).flatten(1).double()
         # Each rank has rows of its own, so products add up; neither the weights nor the relative gap see a factor.
         weights, metrics = _weighed(slopes, distributed.average([rows @ rows.T])[0])
         if self.scaled:

@@ -102,7 +102,7 @@ def by_steps(problem: Scaled, steps: int) -> Tensor:
 
 
 def paired(problem: Scaled, v: Tensor) -> Tensor:
-    """A pairwise step with exact line search (Lacoste-Julien and Jaggi 2015, eq. 3): from the worst used to the best.
+    """A pairwise step with exact line search (Lacoste-Julien and Jaggi 2015): from the worst used to the best.
 
     A step that takes the whole weight of a task leaves exactly none.
     """
