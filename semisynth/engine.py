@@ -229,7 +229,8 @@ class _Step:
         cast = torch.autocast(self.device.type, torch.bfloat16, engine.precision == "bf16", cache_enabled=False)
         with noise.seeded(*seed), cast:
             losses = update.loss(batch)
-        return Ready(losses, distributed.average(update.combine(losses, parameters)))
+        gradients, metrics = update.combine(losses, parameters)
+        return Ready(losses._replace(metrics={**losses.metrics, **metrics}), distributed.average(gradients))
 
     def _record(self, name: str, losses: Losses, step: int) -> None:
         self.state.metrics |= {f"{name}/{k}": v.detach() for k, v in (*losses.terms.items(), *losses.metrics.items())}

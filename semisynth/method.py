@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from semisynth.combine import Combine, total
+from semisynth.combine import NOTHING, Combine, total
 from semisynth.errors import UserError
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tiny import Toy, slope
 from torch import nn
 
 from semisynth import allocator, noise
+from semisynth.combine import Combined
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.method import Average, Losses, Ready, Update
@@ -91,7 +92,7 @@ def test_clip_shortens_a_long_gradient_and_only_that(clip, length):
 
 def test_combine_has_the_last_word_on_the_gradient():
     def double_first(losses, parameters):
-        return [2 * g for g in torch.autograd.grad(losses.terms["first"], parameters)]
+        return Combined([2 * g for g in torch.autograd.grad(losses.terms["first"], parameters)])
 
     method = zeroed(Toy())
     weight = method.model.weight

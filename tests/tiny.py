@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semisynth.combine import Combined
 from semisynth.method import Average, Batch, Losses, Method, Update
 from semisynth.recipes.config import Config, method_options, method_parts
 
@@ -111,10 +112,10 @@ def spied(method: Method, see: Callable[[str, list[Tensor]], None]) -> Method:
         if isinstance(update, Average):
             return update
 
-        def combine(losses: Losses, parameters: list[nn.Parameter]) -> list[Tensor]:
-            gradients = update.combine(losses, parameters)
-            see(name, gradients)
-            return gradients
+        def combine(losses: Losses, parameters: list[nn.Parameter]) -> Combined:
+            combined = update.combine(losses, parameters)
+            see(name, combined.gradients)
+            return combined
 
         return replace(update, combine=combine)
 

@@ -122,7 +122,7 @@ def mixed(x: Tensor) -> Tensor:
 def gradients(method: Method, name: str, batch: Batch) -> list[Tensor]:
     """What the engine would apply to the parameters of this update."""
     update = method.updates()[name]
-    return update.combine(update.loss(batch), list(update.module.parameters()))
+    return update.combine(update.loss(batch), list(update.module.parameters())).gradients
 
 
 class _Threads:
