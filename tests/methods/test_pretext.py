@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pictures
+import pyarrow
 import pytest
 import tiny
 import torch
 import zoo
+from pyarrow import parquet
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -250,6 +253,16 @@ def test_trying_it_on_the_validation_images_changes_nothing(run: Path, tmp_path:
     assert tiny.same(one, two)
 
 
+def test_what_is_tried_on_the_validation_images_is_the_loss_in_eval_mode() -> None:
+    materials = Materials(tiny.config("pretext", model="small-cnn-bn", seed=3))
+    found, pretext = single._tried(materials), materials.method
+    assert pretext.training and isinstance(pretext, Pretext)
+    with noise.seeded(3, "validation"):
+        losses = pretext.eval().loss(batch(materials.data.validation.x[:].float() / 255))
+    expected = {"loss": torch.stack([*losses.terms.values()]).sum(), **losses.metrics}
+    assert found == pytest.approx({f"validation/{name}": value.item() for name, value in expected.items()}, rel=1e-5)
+
+
 def refused(run: Path, tmp_path: Path) -> dict[str, Callable[[], Any]]:
     image = pictures.save(tmp_path / "a.png")
     return {
@@ -321,7 +334,31 @@ def a_manifest(path: Path) -> Path:
     return pictures.manifest(path / "set.csv", *(f"{i}.png,," for i in range(6)))
 
 
-@pytest.mark.parametrize("make", [a_folder, one_class, a_manifest])
+def a_list(path: Path) -> Path:
+    a_folder(path)
+    return pictures.manifest(path / "set.csv", *(f"{i}.png" for i in range(6)), head="path")
+
+
+def a_list_in_parquet(path: Path) -> Path:
+    a_folder(path)
+    parquet.write_table(pyarrow.table({"path": [f"{i}.png" for i in range(6)]}), path / "set.parquet")
+    return path / "set.parquet"
+
+
+def in_parquet(path: Path) -> Path:
+    a_folder(path)
+    cells = [(path / f"{i}.png").read_bytes() for i in range(6)]
+    parquet.write_table(pyarrow.table({"image": cells}), path / "set.parquet")
+    return path / "set.parquet"
+
+
+def arrays(path: Path) -> Path:
+    path.mkdir()
+    np.savez(path / "set.npz", images=(255 * images(6)).round().byte().permute(0, 2, 3, 1).numpy())
+    return path / "set.npz"
+
+
+@pytest.mark.parametrize("make", [a_folder, one_class, a_manifest, a_list, a_list_in_parquet, in_parquet, arrays])
 def test_data_need_no_labels(make: Callable[[Path], Path], tmp_path: Path) -> None:
     data = str(make(tmp_path / "set"))
     config = tiny.config("pretext", data=data, steps=2, evaluate_every=1)
@@ -329,7 +366,7 @@ def test_data_need_no_labels(make: Callable[[Path], Path], tmp_path: Path) -> No
     assert (result["classes"], result["class_names"], result["data"]["images"]) == (0, [], {"unlabeled": 6})
     assert single.fit(config, tmp_path / "run", show=False) == result
     report.write([tmp_path / "run"], tmp_path / "report.html")
-    with pytest.raises(UserError, match="two classes"):
+    with pytest.raises(UserError, match=r"two classes|'labels?' is missing"):
         Materials(tiny.config("fixmatch", data=data))
     labeled = pictures.folder(tmp_path / "labeled", 3, size=(8, 8))
     after = Config.of(
