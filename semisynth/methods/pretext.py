@@ -11,8 +11,8 @@ linear head and a cross-entropy for each task; and the order. Solarisation comes
 the image as it was; what only scales differences follows; posterisation comes last, as any other operation would blur
 the steps that it is known by. Then the view is turned, which commutes with all of them.
 
-What cannot be told is noise in the labels of its task: on images of two levels solarisation hardly depends on its
-threshold, nor does contrast, and on gray ones there is no color.
+What cannot be told is noise in the labels of its task: on images of two levels solarisation is the same at every
+threshold, and contrast, brightness and sharpness are the same above their identity. On gray ones there is no color.
 """
 
 from __future__ import annotations
