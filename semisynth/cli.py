@@ -93,7 +93,7 @@ def _first_rank() -> bool:
 
 
 def fit(arguments: list[str]) -> None:
-    """Train a classifier or a generator into a run directory, or resume it."""
+    """Train a classifier, features or a generator into a run directory, or resume it."""
     from semisynth import options
     from semisynth.recipes import single
     from semisynth.recipes.config import Config
@@ -111,6 +111,8 @@ def fit(arguments: list[str]) -> None:
     if "test" in result:
         low, high = result["test"]["interval"]
         print(f"test accuracy {result['test']['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    if result.get("task") == "represent":
+        print(f"it holds features and no classifier: a fit with --init {out} starts from them")
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -51,7 +51,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         method: as `semisynth fit --method`
         generator: glyphs, letters, or the run directory of a gan; its images are resized to those of X. Only methods
-            that ask for one read it, and any that reads unlabeled images if `unlabeled` is "generator"
+            that ask for one read it, and any that reads unlabeled images if `unlabeled` is "generator" or
+            "both"
         model: as `--model`
         init: as `--init`; "foundation" starts from features of characters
         source: as `--source`
@@ -263,7 +264,7 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         fields |= {"size": h if h == w else 0, "channels": "gray" if c == 1 else "rgb", "holdout": 0.0}
         fields |= {"data": ARRAYS, "seed": self._seed(), "mirror": "yes" if self.mirror else "no"}
         fields |= {"method": {"name": self.method, **(parameters["method_options"] or {})}}
-        asks = self.unlabeled == "generator" or "generator" in method_parts(self.method)
+        asks = self.unlabeled in ("generator", "both") or "generator" in method_parts(self.method)
         config = Config.of(fields | {"generator": self.generator if asks else None}, "the parameters")
         _check_used(config, unlabeled)
         return config
@@ -277,7 +278,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _check_used(config: Config, unlabeled: int) -> None:
     method = method_class(config.method)
     if method.task != "classify":
-        raise UserError(f"method '{config.method}' makes a generator, not a classifier.")
+        makes = "a generator" if method.task == "generate" else "features"
+        raise UserError(f"method '{config.method}' makes {makes}, not a classifier.")
     if unlabeled and (not method.reads_u or config.setting.unlabeled == "generator"):
         told = f"method '{config.method}' learns from its generator or from labels alone"
         warnings.warn(f"{told}: the {unlabeled} images without a label are not used.", UserWarning, stacklevel=4)

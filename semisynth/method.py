@@ -21,9 +21,9 @@ from semisynth.errors import UserError
 class Batch:
     """One step's data: this rank's part of it.
 
-    x: labeled images (n, c, h, w) in [0, 1], or what the method's encoder makes of them; y: labels (n,); u: unlabeled
-    images (m, c, h, w), m = 0 without any; index: data set index of each row of u, -1 for a synthetic one; step: from
-    0; progress: step / steps.
+    x: labeled images (n, c, h, w) in [0, 1], or what the method's encoder makes of them; y: labels (n,), n = 0 if the
+    method reads none; u: unlabeled images (m, c, h, w), m = 0 without any; index: data set index of each row of u, -1
+    for a synthetic one; step: from 0; progress: step / steps.
     """
 
     x: Tensor
@@ -94,15 +94,18 @@ class Method(nn.Module, ABC):
     The constructor's parameters without a default are its parts, given by name by a recipe (model, weak, strong,
     generator, shape, classes); those with a default are its options, offered on the command line. `ranges` says what
     `tune` draws them from: a pair (low, high) log-uniformly, a list as a choice. `task` says how the model is
-    evaluated, `reads_u` whether the losses need unlabeled images in the batch, `through` whether a loss is
-    differentiated through the generator.
+    evaluated, `reads_u` whether the losses need unlabeled images in the batch, `reads_x` whether they need labeled
+    ones, `through` whether a loss is differentiated through the generator; `told` is what the user should know of how
+    the options were understood.
     """
 
     task: ClassVar[Literal["classify", "generate", "represent"]] = "classify"
     reads_u: ClassVar[bool] = True
+    reads_x: ClassVar[bool] = True
     through: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Sequence[Any]]] = MappingProxyType({})
     model: nn.Module
+    told: tuple[str, ...] = ()
 
     @abstractmethod
     def updates(self) -> Mapping[str, Update | Average]:

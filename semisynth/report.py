@@ -72,7 +72,10 @@ def _summary(groups: Sequence[Group]) -> str:
     finished = sum(len(group.runs) for group in groups)
     scored = [group for group in groups if group.accuracies]
     if not scored:
-        return f"{finished or 'No'} finished run{'' if finished == 1 else 's'}, none with a test accuracy."
+        told = f"{finished or 'No'} finished run{'' if finished == 1 else 's'}, none with a test accuracy"
+        if finished and all((run.result or {}).get("task") == "represent" for group in groups for run in group.runs):
+            return f"{told}: features and no classifier, for other runs to start from (--init)."
+        return f"{told}."
     if len(scored) > 1:
         means = sorted(100 * mean(group.accuracies) for group in scored)
         return (

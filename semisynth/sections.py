@@ -178,7 +178,8 @@ def _panel(groups: Sequence[Group], colours: Colours, folded: bool) -> str:
     logged = dict.fromkeys(
         name for group in groups for run in group.runs or group.pending for line in run.log for name in line
     )
-    validation = [name for name in ("validation/accuracy", "validation/loss") if name in logged]
+    validation = [name for name in logged if name.startswith("validation/")]
+    validation.sort(key=lambda name: name not in ("validation/accuracy", "validation/loss"))
     terms = [name for name in logged if "/" in name and not name.startswith(("time/", "validation/"))]
     first, rest = (_plots(names, groups, colours) for names in (validation, terms))
     if not first + rest:

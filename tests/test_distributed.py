@@ -33,6 +33,8 @@ def cases(generator: str) -> dict[str, Config]:
     """Every method as it comes, and what else takes another path between ranks."""
     found = {name: tiny.config(name, generator, steps=3) for name in method_names()}
     found["fixmatch on synthetic images"] = tiny.config("fixmatch", generator, unlabeled="generator", steps=3)
+    for name in ("fixmatch", "flexmatch", "rsmatch", "pretext"):
+        found[f"{name} on both"] = tiny.config(name, generator, unlabeled="both", unlabeled_batch=16, steps=3)
     found["mpssl, every second step"] = tiny.config("mpssl", generator, {"every": 2}, steps=3, clip=0.1)
     found["mpssl, gradients shared"] = tiny.config("mpssl", generator, {"every": 2, "shared": True}, steps=3, clip=0.1)
     return found
@@ -145,7 +147,14 @@ def test_an_uneven_share_is_refused_with_the_remedy(pair):
 
 
 @pytest.mark.parametrize(
-    "case", [*method_names(), "fixmatch on synthetic images", "mpssl, every second step", "mpssl, gradients shared"]
+    "case",
+    [
+        *method_names(),
+        "fixmatch on synthetic images",
+        *(f"{name} on both" for name in ("fixmatch", "flexmatch", "rsmatch", "pretext")),
+        "mpssl, every second step",
+        "mpssl, gradients shared",
+    ],
 )
 def test_two_ranks_equal_one(case, pair, generator):
     one = fit(cases(generator)[case])

@@ -64,6 +64,12 @@ def test_every_method_resumes_bitwise_at_any_step(method, generator, tmp_path):
     assert_resumes(config, tmp_path, cuts=(1, 3, 4, 5))
 
 
+@pytest.mark.parametrize("method", ["fixmatch", "rsmatch", "pretext"])
+def test_images_of_both_kinds_resume_bitwise(method, generator, tmp_path):
+    config = tiny.config(method, generator, unlabeled="both", steps=4, checkpoint_every=1)
+    assert_resumes(config, tmp_path, cuts=(2, 3))
+
+
 CASES: dict[str, dict[str, Any]] = {
     "an update that did not run since": {"options": {"every": 4}},
     "gradients of an earlier update": {"options": {"every": 2, "shared": True}},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semisynth.combine import Combined
 from semisynth.method import Average, Batch, Losses, Method, Update
-from semisynth.recipes.config import Config, method_options, method_parts
+from semisynth.recipes.config import Config, method_class, method_options, method_parts
 
 SIZES = {"labels_per_class": 2, "steps": 6, "batch": 8, "unlabeled_batch": 8}
 TIMES = ("seconds", "steps_per_second", "time/")
@@ -27,7 +27,9 @@ def content(method: str, generator: str | None = None, options: dict[str, Any] |
     told: dict[str, Any] = {key: value for key, value in ALIVE.items() if key in known}
     told |= {"name": method, **(options or {})}
     found = {**SIZES, "log_every": 1, "evaluate_every": 0, **fields, "method": told}
-    asks = "generator" in method_parts(method) or fields.get("unlabeled") == "generator"
+    if not method_class(method).reads_x:
+        found = {key: value for key, value in found.items() if key not in ("labels_per_class", "batch")}
+    asks = "generator" in method_parts(method) or fields.get("unlabeled") in ("generator", "both")
     if generator and "source" in method_parts(method) and (Path(generator).parent / "source").is_dir():
         found.setdefault("source", str(Path(generator).parent / "source"))
     return found | {"generator": generator} if asks else found

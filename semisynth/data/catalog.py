@@ -73,7 +73,7 @@ def read(source: str, classes: bool = True) -> Catalog:
     """The catalog of a folder, a manifest, an .npz file or a set of `datasets`; `UserError` for what is wrong in it.
 
     classes: whether two classes are needed. Where they are not, and there are none, all images are unlabeled ones, and
-    so are those of a folder that has nothing but images.
+    so are those of a folder that has nothing but images, and of a table without a column of labels.
     """
     from semisynth.data import hub, manifests, npz
 
@@ -85,7 +85,7 @@ def read(source: str, classes: bool = True) -> Catalog:
     elif suffix in MANIFESTS and not os.path.isdir(source):
         if not remote(source) and not os.path.isfile(source):
             raise UserError(f"{source} {'is no file' if os.path.exists(source) else 'does not exist'}.")
-        listing = npz.read(source) if suffix == ".npz" else manifests.read(source, suffix)
+        listing = npz.read(source, classes) if suffix == ".npz" else manifests.read(source, suffix, classes)
     elif remote(source) or os.path.isdir(source):
         listing = _folder(source, loose=not classes)
     elif os.path.exists(source):

@@ -26,17 +26,18 @@ COLUMNS = ("path", "label", "split")
 MISSING = ("nan", "NaN", "NA", "<NA>", "None")  # what programs write where there is no label
 
 
-def read(path: str, suffix: str) -> Listing:
-    """The listing of a manifest, by the suffix of its name."""
-    return parquet(path) if suffix == ".parquet" else table(path, "\t" if suffix == ".tsv" else ",")
+def read(path: str, suffix: str, labels: bool = True) -> Listing:
+    """The listing of a manifest, by the suffix of its name; labels: whether the column of that name must be there."""
+    needed = ("label",) * labels
+    return parquet(path, needed) if suffix == ".parquet" else table(path, "\t" if suffix == ".tsv" else ",", needed)
 
 
 # ---- rows that name files -------------------------------------------------------------------------------------------
 
 
-def table(path: str, delimiter: str) -> Listing:
-    """The listing of a CSV or TSV file."""
-    return _files(path, lines(path, delimiter))
+def table(path: str, delimiter: str, needed: Sequence[str] = ("label",)) -> Listing:
+    """The listing of a CSV or TSV file, of which some columns are needed besides the path."""
+    return _files(path, lines(path, delimiter, ("path", *needed)))
 
 
 def lines(path: str, delimiter: str, needed: Sequence[str] = COLUMNS[:2]) -> Iterator[tuple[str, Row]]:
@@ -196,13 +197,13 @@ def _repeats(files: Files) -> Iterator[tuple[int, int]]:
 # ---- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def parquet(path: str) -> Listing:
-    """The listing of a Parquet file: of paths, or with the images in it."""
+def parquet(path: str, needed: Sequence[str] = ("label",)) -> Listing:
+    """The listing of a Parquet file: of paths, or with the images in it; some columns are needed besides those."""
     file = Parquet.open(path)
     if "image" not in file.columns:
-        _places(path, file.columns, COLUMNS[:2])
+        _places(path, file.columns, ("path", *needed))
         return _files(path, ((f"row {i}", (row[0] or "", row[1], row[2] or "")) for i, row in file.rows(COLUMNS)))
-    _places(path, file.columns, ("image", "label"))
+    _places(path, file.columns, ("image", *needed))
     rows = [_typed(f"{path}, row {i}", row[1], row[2] or "") for i, row in file.rows(COLUMNS)]
     labels, splits = [label for label, _ in rows], array("B", (split for _, split in rows))
     return numbered(path, Listing(file, labels, splits, typed=True))

@@ -18,9 +18,11 @@ from semisynth.data.manifests import placed
 from semisynth.errors import UserError, line
 
 
-def read(path: str) -> Listing:
-    """The listing of such a file."""
+def read(path: str, labels: bool = True) -> Listing:
+    """The listing of such a file; labels: whether there must be any."""
     found = loaded(path, ("images", "labels", "split", "classes"))
+    if not labels and "images" in found:
+        found.setdefault("labels", np.full(len(found["images"]), -1))
     for name in ("images", "labels"):
         if name not in found:
             raise UserError(f"{path}: the array '{name}' is missing. It needs images and labels (-1 for unlabeled).")

@@ -102,11 +102,22 @@ class Synthetic:
         return u, torch.full((len(u),), -1, device=u.device)
 
 
+class Both:
+    """Unlabeled images of two sources, each of half the batch, in turn: so each rank has both, and the same rows."""
+
+    def __init__(self, pool: Source, synthetic: Source) -> None:
+        self.sources = pool, synthetic
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        images, index = zip(*(source(step) for source in self.sources), strict=True)
+        return torch.stack(images, 1).flatten(0, 1), torch.stack(index, 1).flatten()
+
+
 class Stream:
     """The batches of a run.
 
-    labeled: its images and labels; unlabeled: a source of u or None; batch: labeled images of the global batch, which
-    repeat when there are fewer; steps: the length of the run, for `progress`.
+    labeled: its images and labels, perhaps none; unlabeled: a source of u or None; batch: labeled images of the global
+    batch, which repeat when there are fewer; steps: the length of the run, for `progress`.
     """
 
     def __init__(
@@ -114,11 +125,11 @@ class Stream:
     ) -> None:
         self.x, self.y = Placed(labeled.x, device), labeled.y.to(device)
         self.unlabeled, self.steps = unlabeled, steps
-        self.order = Shuffled(len(labeled), batch, noise.derive(seed, "labeled"))
+        self.order = Shuffled(len(labeled), batch, noise.derive(seed, "labeled")) if len(labeled) else None
 
     def __call__(self, step: int) -> Batch:
         """The batch of `step`, a pure function of (seed, step)."""
-        index = self.order(step)
+        index = self.order(step) if self.order else torch.arange(0)
         x, index = self.x(index), index.to(self.x.device, non_blocking=True)
         u, unlabeled = (x[:0], index[:0]) if self.unlabeled is None else self.unlabeled(step)
         return Batch(x, self.y[index], u, unlabeled, step, step / self.steps)

@@ -13,6 +13,7 @@ from semisynth.methods.meanteacher import MeanTeacher as MeanTeacher
 from semisynth.methods.mgr import MGR as MGR
 from semisynth.methods.mpssl import MPSSL as MPSSL
 from semisynth.methods.openmatch import OpenMatch as OpenMatch
+from semisynth.methods.pretext import Pretext as Pretext
 from semisynth.methods.pssl import PSSL as PSSL
 from semisynth.methods.rsmatch import RSMatch as RSMatch
 from semisynth.methods.scr import SCR as SCR

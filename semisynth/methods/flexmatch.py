@@ -92,5 +92,6 @@ class FlexMatch(Method):
         label = self.get_buffer("label")
         index, found = gather(torch.stack([index, target.where(confidence > self.threshold, -1)], 1)).unbind(1)
         position = torch.arange(len(found), device=found.device).where(found >= 0, -1)
-        last = torch.full_like(label, -1).scatter_reduce(0, index, position, "amax")
+        place = index.where(index >= 0, len(label))  # a place more, for synthetic images, which are not remembered
+        last = label.new_full((len(label) + 1,), -1).scatter_reduce(0, place, position, "amax")[:-1]
         return found[last].where(last >= 0, label)

@@ -185,14 +185,18 @@ class RSMatch(Method):
         now = moved(share, gather(suspicion).mean(), SHARE_DECAY).clamp(1e-3, 1 - 1e-3)
         memory |= {"share": torch.where(filled, now, share)}
         rows = [gather(rows) for rows in (batch.index, suspicion, confidence, target, batch.u)]
-        memory |= {
-            "suspicion": self.get_buffer("suspicion").scatter_reduce(0, rows[0], rows[1], "amax", include_self=False)
-        }
+        memory |= {"suspicion": self.remembered(rows[0], rows[1])}
         if started and self.queue:
             memory |= self.entering(batch.progress, *rows)
         synthetic = (ready & (suspicion >= 0.5)).to(suspicion.dtype)
         metrics = {"synthetic": synthetic.mean(), "share": memory["share"], "queue": full.to(suspicion.dtype).mean()}
         return Detection({"detector": F.softplus(labeled).mean() + as_synthetic}, metrics, memory, synthetic)
+
+    def remembered(self, index: Tensor, suspicion: Tensor) -> Tensor:
+        """The new `suspicion`; images that are known to be synthetic, of index -1, are not remembered."""
+        before = self.get_buffer("suspicion")
+        place = index.where(index >= 0, len(before))
+        return F.pad(before, (0, 1)).scatter_reduce(0, place, suspicion, "amax", include_self=False)[:-1]
 
     def drawn(self, n: int) -> tuple[Tensor, Tensor]:
         """n images of the queue, by chance and perhaps twice, and their classes; of an empty queue, empty images."""
@@ -225,11 +229,12 @@ class RSMatch(Method):
     ) -> dict[str, Tensor]:
         """The queue after the most suspicious image of each class of all ranks' images (m, c, h, w).
 
-        Only a confident one enters that is rather synthetic than not, and is not in the queue; the oldest leaves.
+        Only a confident one of the pool enters that is rather synthetic than not, and is not in the queue; the oldest
+        leaves.
         """
         before, stored, entered = (self.get_buffer(name) for name in ("index", "stored", "entered"))
         inside = (before.flatten() == index[:, None]).any(1)
-        fit = (confidence >= self.threshold) & (suspicion >= 0.5) & ~inside
+        fit = (confidence >= self.threshold) & (suspicion >= 0.5) & ~inside & (index >= 0)
         own = F.one_hot(target, len(before)).bool() & fit[:, None]
         most, row = suspicion[:, None].where(own, -1.0).max(0)
         enters = most >= 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from semisynth.errors import UserError, choose
 from semisynth.models.classifier import Classifier as Classifier
+from semisynth.models.classifier import Encoder as Encoder
 from semisynth.models.cnn import small_cnn as small_cnn
 from semisynth.models.mapper import Finder as Finder
 from semisynth.models.mapper import Mapper as Mapper

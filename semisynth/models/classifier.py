@@ -43,6 +43,19 @@ class Classifier(nn.Module):
         return self
 
 
+class Encoder(nn.Module):
+    """A classifier without its head, by the same names: images (n, c, h, w) in [0, 1] -> features (n, width)."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.features = classifier.features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features."""
+        found: Tensor = self.features(x)
+        return found
+
+
 def norm(kind: Norm, channels: int, affine: bool = True) -> nn.Module:
     """GroupNorm with groups of 8 channels (one group where 8 does not divide them), or BatchNorm."""
     if kind == "batch":

@@ -41,7 +41,7 @@ class Setting:
             a fit on --data generator:NAME; for a shipped generator it ships too
         judge: the run directory of a classifier whose doubt about an image tells method edm how hard it is
         unlabeled: where unlabeled images come from; auto: the generator if one is given, else the rest of the pool
-            and what comes without labels
+            and what comes without labels; both: half of each batch from there, half from the generator
         steps: length of the training
         batch: labeled images of a step, which repeat when there are fewer
         unlabeled_batch: unlabeled or synthetic images of a step
@@ -56,7 +56,7 @@ class Setting:
     generator: str | None = None
     source: str | None = None
     judge: str | None = None
-    unlabeled: Literal["auto", "pool", "generator", "none"] = "auto"
+    unlabeled: Literal["auto", "pool", "generator", "both", "none"] = "auto"
     steps: int = 400
     batch: int = 32
     unlabeled_batch: int = 64

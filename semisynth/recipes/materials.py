@@ -14,7 +14,7 @@ from semisynth.augment.policies import Strong, Weak
 from semisynth.data import splits
 from semisynth.data.datasets import Dataset, Images
 from semisynth.data.encoded import encoded
-from semisynth.data.stream import Pool, Source, Stream, Synthetic
+from semisynth.data.stream import Both, Pool, Source, Stream, Synthetic
 from semisynth.difficulty import Judge
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
@@ -24,9 +24,9 @@ from semisynth.models import Classifier, foreign
 from semisynth.recipes import network, origin, restore
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
 
-OWN = "; it has options of its own"
-STILL = ", as its features are not trained"
-UNREAD = {"source": "", "judge": "", "tune_features": STILL, "lora_rank": STILL, "features_lr": STILL}
+MODEL, RATES = ("model", "init"), ("lr", "momentum", "weight_decay")
+OWN, STILL = "; it has options of its own", ", as its features are not trained"
+UNREAD = dict.fromkeys(MODEL + RATES, OWN) | dict.fromkeys(("tune_features", "lora_rank", "features_lr"), STILL)
 
 
 class Materials:
@@ -41,6 +41,8 @@ class Materials:
         self.told = self.data.told
         self.generator = self._adapted(loaded)
         self.labeled, self.rest = drawn(self.data, setting.labels_per_class, seed)
+        if not method_class(config.method).reads_x:
+            self.labeled = self.labeled.subset(torch.arange(0))
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         if "generator" in parts and self.generator is None:
             raise UserError(
@@ -54,6 +56,7 @@ class Materials:
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
+        self.told += self.method.told
         config.engine.check(self.method.updates())  # before anything is written
         self._check_unread(parts)
         unlabeled, batch = self._unlabeled(), self._share("batch")  # whose errors come before long work
@@ -66,20 +69,22 @@ class Materials:
         config, name = self.config, self.config.method
         unread: list[tuple[object, object, tuple[str, ...]]] = []
         unread += [(config.setting, Setting(), (part,)) for part in ("source", "judge") if part not in parts]
+        if not self.method.reads_x:
+            unread.append((config.setting, Setting(), ("labels_per_class", "batch")))
         updates = [update for update in self.method.updates().values() if isinstance(update, Update)]
         if "model" not in parts:
-            unread.append((config.setting, Setting(), ("model", "init")))
+            unread.append((config.setting, Setting(), MODEL))
         classifiers = [part for update in updates for part in update.module.modules() if isinstance(part, Classifier)]
         if not classifiers:  # or its head alone
             unread.append((config.setting, Setting(), ("tune_features", "lora_rank")))
         if not any(p.requires_grad for part in classifiers for p in part.features.parameters()):
             unread.append((config.engine, Engine(), ("features_lr",)))
         if all(update.optimizer for update in updates):
-            unread.append((config.engine, Engine(), ("lr", "momentum", "weight_decay")))
+            unread.append((config.engine, Engine(), RATES))
         for given, default, fields in unread:
             for field in fields:
                 if getattr(given, field) != getattr(default, field):
-                    raise UserError(f"method '{name}' does not read {field}: leave it out{UNREAD.get(field, OWN)}.")
+                    raise UserError(f"method '{name}' does not read {field}: leave it out{UNREAD.get(field, '')}.")
 
     def _encoded(self) -> Images:
         """The labeled images or, for a method that asks for that, what its encoder makes of them."""
@@ -107,14 +112,14 @@ class Materials:
             "strong": lambda: Strong(data.flip),
             "shape": lambda: data.shape,
             "classes": lambda: len(data.classes),
-            "pool": lambda: len(self.rest) if self._origin() == "pool" else 0,
+            "pool": lambda: len(self.rest) if self._origin() in ("pool", "both") else 0,
             "synthetic": lambda: distributed.share(setting.unlabeled_batch, "unlabeled_batch"),
         }
         return parts[name]()
 
     def _model(self) -> nn.Module:
         setting = self.config.setting
-        model = network.classifier(setting, self.data.shape, len(self.data.classes))
+        model = network.classifier(setting, self.data.shape, max(1, len(self.data.classes)))
         self.told += foreign.notes(model, setting.model, setting.init)
         return model
 
@@ -156,26 +161,41 @@ class Materials:
         seed, name, origin = self.config.engine.seed, self.config.method, self._origin()
         if self.method.reads_u == (origin == "none"):
             told = (
-                "needs unlabeled images: --unlabeled pool or generator"
+                "needs unlabeled images: --unlabeled pool, generator or both"
                 if self.method.reads_u
                 else ("reads no unlabeled images: leave --unlabeled out")
             )
             raise UserError(f"method '{name}' {told}.")
-        if self.generator is not None and origin != "generator" and "generator" not in method_parts(name):
+        if self.generator is not None and origin in ("pool", "none") and "generator" not in method_parts(name):
             raise UserError(
-                f"method '{name}' makes no use of --generator here: leave it out, or --unlabeled generator."
+                f"method '{name}' makes no use of --generator here: leave it out, or --unlabeled generator or both."
             )
         batch = self._share("unlabeled_batch")
-        if origin == "generator":
-            if self.generator is None:
-                raise UserError("--unlabeled generator needs --generator.")
-            generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
-            return Synthetic(lambda n: generators.sample(generator, n, like), batch, seed)
-        if origin == "pool" and not len(self.rest):
+        if origin == "both":
+            batch = self._half(batch)
+        synthetic = self._synthetic(origin, batch) if origin in ("generator", "both") else None
+        if origin in ("pool", "both") and not len(self.rest):
             raise UserError(
                 "every image of the pool is labeled: lower --labels-per-class, or give another --unlabeled."
             )
-        return Pool(self.rest, batch, seed, self.device) if origin == "pool" else None
+        pool = Pool(self.rest, batch, seed, self.device) if origin in ("pool", "both") else None
+        return Both(pool, synthetic) if pool and synthetic else pool or synthetic
+
+    def _half(self, batch: int) -> int:
+        """Half of each rank's part."""
+        if batch % (2 * distributed.world()):
+            over = f" over {distributed.world()} processes" if distributed.world() > 1 else ""
+            raise UserError(
+                f"unlabeled_batch is {batch}, of which --unlabeled both takes half from the pool and half from the "
+                f"generator{over}: choose a multiple of {2 * distributed.world()}."
+            )
+        return batch // 2
+
+    def _synthetic(self, origin: str, batch: int) -> Source:
+        if self.generator is None:
+            raise UserError(f"--unlabeled {origin} needs --generator.")
+        generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
+        return Synthetic(lambda n: generators.sample(generator, n, like), batch, self.config.engine.seed)
 
 
 def drawn(data: Dataset, per_class: int, seed: int) -> tuple[Images, Images]:
@@ -184,7 +204,7 @@ def drawn(data: Dataset, per_class: int, seed: int) -> tuple[Images, Images]:
     per_class: 0 for all of the pool as both. `UserError` where a class has fewer.
     """
     labeled = rest = pool = data.pool
-    if per_class:
+    if per_class and data.classes:
         _check_enough(data, per_class)
         chosen, others = splits.draw_labels(pool.y, per_class, noise.derive(seed, "labels"))
         labeled, rest = pool.subset(chosen), pool.subset(others)

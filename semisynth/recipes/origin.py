@@ -12,7 +12,7 @@ from semisynth import generators
 from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
 from semisynth.errors import UserError
-from semisynth.recipes.config import Config
+from semisynth.recipes.config import Config, method_class
 from semisynth.weights import read_json, write_json
 
 FILE = "data.json"
@@ -26,7 +26,7 @@ def load(config: Config) -> Dataset:
     if setting.generator and not reading.size and datasets.is_own(setting.data):
         made = generators.shape(generators.load(setting.generator, config.asked))
         reading = replace(reading, size=max(made[1:]))
-    return datasets.load(setting.data, reading)
+    return datasets.load(setting.data, reading, method_class(config.method).reads_x)
 
 
 def write(data: Dataset, run: Path) -> None:

@@ -41,6 +41,19 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
     }
 
 
+def pretexts() -> dict[str, dict[str, Any]]:
+    """What features can be learned without labels: rotation alone (RotNet), IE-Rot, and all tasks.
+
+    IE-Rot (Yamaguchi et al., arXiv 1912.11603 v2) predicts rotation and one enhancement together, without Frank-Wolfe;
+    that the enhancement is sharpness, and that each has a head of its own, is our reconstruction.
+    """
+    return {
+        "rotation": _row("pretext", unlabeled="pool", tasks="rotation"),
+        "ierot": _row("pretext", unlabeled="pool", tasks="rotation,sharpness"),
+        "pretext": _row("pretext", unlabeled="pool"),
+    }
+
+
 def row(name: str, generator: str | None = None) -> dict[str, Any]:
     """The part of `config.json` that a row fixes; a method's name stands for the method with its own defaults.
 

@@ -42,8 +42,14 @@ def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tupl
     `run` holds no finished classifier.
     """
     config = configuration(run)
-    if method_class(config.method).task != "classify":
+    task = method_class(config.method).task
+    if task == "generate":
         raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
+    if task == "represent":
+        raise UserError(
+            f"{run} holds features and no classifier: train one on them, such as with semisynth fit --method "
+            f"linear-probe --init {run}."
+        )
     require_finished(run)
     names, preparation = _images(config, run / "result.json")
     setting, shape = config.setting, (preparation.channels, *preparation.size)

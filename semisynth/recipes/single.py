@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,16 @@ from semisynth.data.datasets import Dataset
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError
-from semisynth.evaluate import classify
+from semisynth.evaluate import PIXELS, classify, evaluating
 from semisynth.log import console
-from semisynth.method import Batch
+from semisynth.method import Batch, Update
 from semisynth.models import foreign
 from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
 from semisynth.state import externals
+
+TRIED = 1000  # images of the validation split that a method without labels is tried on, or a few more
 
 
 def fit(
@@ -88,13 +93,34 @@ def _train(materials: Materials, out: Path, show: bool, name: str) -> nn.Module:
     config, data = materials.config, materials.data
 
     def validate(model: nn.Module) -> dict[str, float]:
+        if materials.method.task == "represent":
+            return _tried(materials)
         measured = classify(model, data.validation, data.classes, device=materials.device)
         return {"validation/accuracy": measured["accuracy"], "validation/loss": measured["loss"]}
 
-    evaluate = validate if materials.method.task == "classify" and len(data.validation) else None
+    evaluate = validate if materials.method.task != "generate" and len(data.validation) else None
     return config.engine.fit(
         materials.method, materials.stream, config.setting.steps, out, evaluate, f"{name} {config.method}", show
     )
+
+
+def _tried(materials: Materials) -> dict[str, float]:
+    """What a method that learns without labels measures of itself, as it is now, on some images that it never sees."""
+    data, method, seed = materials.data.validation, materials.method, materials.config.engine.seed
+    size = max(1, PIXELS // math.prod(data.x.shape[2:]))
+    update = next(update for update in method.updates().values() if isinstance(update, Update))
+    found: list[Mapping[str, Tensor]] = []
+    with torch.no_grad(), evaluating(method), noise.seeded(seed, "validation"):
+        for x in itertools.islice(data.batches(size), 1 + TRIED // size):
+            u = to_float(x.to(materials.device))
+            none = torch.arange(0, device=u.device)
+            losses = update.loss(Batch(u[:0], none, u, torch.full((len(u),), -1, device=u.device)))
+            found.append({"loss": torch.stack([*losses.terms.values()]).sum(), **losses.metrics})
+    means = torch.stack([torch.stack([part[name].float() for part in found]).mean() for name in found[0]])
+    return {
+        f"validation/{name}": value
+        for name, value in zip(found[0], distributed.average([means])[0].tolist(), strict=True)
+    }
 
 
 def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) -> None:
@@ -140,6 +166,8 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
 def _study(materials: Materials) -> dict[str, Tensor]:
     """What the method, now in eval mode with the averaged classifier, tells of itself before some labeled images."""
     labeled, seed, device = materials.labeled, materials.config.engine.seed, materials.device
+    if not len(labeled):
+        return {}
     order = torch.randperm(len(labeled), generator=torch.Generator().manual_seed(noise.derive(seed, "study")))
     some = labeled.subset(order[: insight.LABELED])
     x = to_float(torch.cat(list(some.batches(len(some)))).to(device))

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from semisynth.augment import ops
+from semisynth.methods.pretext import ENHANCEMENTS
 
 Op = Callable[[Tensor, Tensor], Tensor]
 
@@ -208,6 +209,35 @@ def test_is_pillows_up_to_its_rounding(op: Op) -> None:
         found = op(x, torch.tensor([magnitude], dtype=torch.float64))[0]
         inner = slice(32, -32) if op is ops.rotate else slice(None)  # the corners come from outside
         assert (found - expected)[:, inner, inner].abs().max() <= (2.1 if op is ops.equalize else 1.1) / 255
+
+
+EDGES = torch.stack([torch.zeros(3, 9, 11), torch.ones(3, 9, 11), torch.full((3, 9, 11), 100 / 255)]).double()
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", ENHANCEMENTS)
+def test_every_magnitude_of_a_pretext_task_is_pillows_within_a_level(name: str, channels: int) -> None:
+    op, grid = ENHANCEMENTS[name]
+    random = torch.randint(256, (3, 3, 9, 11), generator=torch.Generator().manual_seed(1)).double() / 255
+    x = torch.cat([images(2, 3, 9, 11), random, random.round(), EDGES])[:, :channels]
+    for magnitude in sorted({magnitude for levels in range(2, 7) for magnitude in grid(levels)}):
+        found = (op(x, torch.full((len(x),), magnitude, dtype=x.dtype)) * 255).round()
+        for view, image in zip(found, x, strict=True):
+            pixels = (image * 255).round().byte()
+            source = Image.fromarray((pixels[0] if channels == 1 else pixels.permute(1, 2, 0)).numpy())
+            theirs = np.array(PILLOW[op][0](source, magnitude)).reshape(9, 11, channels)
+            expected = torch.from_numpy(theirs).permute(2, 0, 1).double()
+            assert (view - expected).abs().max() <= 1, (magnitude, float((view - expected).abs().max()))
+
+
+def test_quarter_turns_are_exact() -> None:
+    x, turns = images(8, 3, 6, 6), torch.arange(8) % 4
+    found = ops.quarter_turns(x, turns)
+    for view, image, turn in zip(found, x, turns.tolist(), strict=True):
+        assert view.equal(image.rot90(turn, (1, 2)))
+        source = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+        expected = torch.from_numpy(np.array(source.rotate(90 * turn))).permute(2, 0, 1)
+        assert (view * 255).round().byte().equal(expected)
 
 
 @parametrize_op

@@ -16,7 +16,7 @@ from semisynth import distributed, noise
 from semisynth.data import stream as stream_of
 from semisynth.data.datasets import Images
 from semisynth.data.stored import Stored
-from semisynth.data.stream import Placed, Pool, Shuffled, Stream, Synthetic, to_float
+from semisynth.data.stream import Both, Placed, Pool, Shuffled, Stream, Synthetic, to_float
 
 CPU = torch.device("cpu")
 IMAGES = Images(torch.arange(7 * 4, dtype=torch.uint8).view(7, 1, 2, 2), torch.arange(7) % 3)
@@ -148,3 +148,33 @@ def test_ranks_share_the_synthetic_batch(monkeypatch):
         as_rank(monkeypatch, rank, 2)
         parts.append(Synthetic(brightness, 4, seed=0)(3)[0])
     assert torch.equal(torch.cat(parts), whole)
+
+
+def both(batch):
+    return Both(Pool(IMAGES, batch // 2, 0, CPU), Synthetic(brightness, batch // 2, seed=0))
+
+
+def test_both_alternates_the_batches_of_its_sources():
+    for step in range(4):
+        u, index = both(8)(step)
+        real, synthetic = Pool(IMAGES, 4, 0, CPU)(step), Synthetic(brightness, 4, seed=0)(step)
+        assert torch.equal(u[::2], real[0]) and torch.equal(index[::2], real[1]) and (real[1] >= 0).all()
+        assert torch.equal(u[1::2], synthetic[0]) and index[1::2].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batch_of_both(monkeypatch, world):
+    whole = [both(8)(step) for step in range(3)]
+    parts = []
+    for rank in range(world):
+        as_rank(monkeypatch, rank, world)
+        parts.append([both(8)(step) for step in range(3)])
+    for step in range(3):
+        for found, expected in zip(zip(*(part[step] for part in parts), strict=True), whole[step], strict=True):
+            assert torch.equal(torch.cat(found), expected)
+
+
+def test_without_labeled_images_there_are_none():
+    none = Images(IMAGES.x[:0], IMAGES.y[:0])
+    found = Stream(none, Pool(IMAGES, 4, 0, CPU), batch=3, steps=20, seed=0, device=CPU)(5)
+    assert found.x.shape == (0, 1, 2, 2) and found.y.shape == (0,) and len(found.u) == 4

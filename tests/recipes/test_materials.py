@@ -11,14 +11,15 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import generators, weights
+from semisynth import distributed, generators, weights
 from semisynth.data import datasets
 from semisynth.data import own as datasets_own
 from semisynth.data.stored import Stored
 from semisynth.data.stream import to_float
 from semisynth.errors import UserError
 from semisynth.generators.gan import ConditionalGenerator
-from semisynth.recipes.config import Config, method_names
+from semisynth.method import Update
+from semisynth.recipes.config import Config, method_class, method_names
 from semisynth.recipes.materials import Materials
 from semisynth.weights import SHIPPED
 
@@ -98,6 +99,8 @@ def test_features_start_from_the_foundation_and_the_head_anew():
         ("fixmatch", {"generator": True, "unlabeled": "generator"}, True),
         ("supervised", {"unlabeled": "none"}, None),
         ("mpssl", {"generator": True}, None),
+        ("pretext", {}, False),
+        ("pretext", {"generator": True}, True),
     ],
 )
 def test_unlabeled_images_come_from_where_the_setting_says(method, fields, generated, generator):
@@ -191,9 +194,71 @@ def test_a_generator_that_nothing_reads_is_refused(method, fields, generator):
 def test_a_pool_without_unlabeled_images_is_refused(monkeypatch):
     found = Materials(tiny.config("fixmatch"))
     few = replace(found.data, pool=found.labeled)
-    monkeypatch.setattr(datasets, "load", lambda name, reading: few)
+    monkeypatch.setattr(datasets, "load", lambda *_: few)
     with pytest.raises(UserError, match="every image of the pool is labeled"):
         Materials(tiny.config("fixmatch", labels_per_class=2))
+    with pytest.raises(UserError, match="every image of the pool is labeled"):
+        Materials(tiny.config("fixmatch", "glyphs", labels_per_class=2, unlabeled="both"))
+
+
+READERS = [name for name in method_names() if method_class(name).reads_u]
+
+
+@pytest.mark.parametrize("method", READERS)
+def test_half_of_the_unlabeled_images_of_both_are_of_each_kind(method, generator):
+    found = Materials(tiny.config(method, generator, unlabeled="both"))
+    pool = Materials(tiny.config(method, unlabeled="pool", unlabeled_batch=4))
+    made = Materials(tiny.config("fixmatch", generator, unlabeled="generator", unlabeled_batch=4))
+    for step in range(3):
+        batch = found.stream(step)
+        assert batch.index.view(-1, 2)[:, 1].tolist() == [-1] * 4 and (batch.index[::2] >= 0).all()
+        assert torch.equal(batch.u[::2], pool.stream(step).u) and torch.equal(batch.index[::2], pool.stream(step).index)
+        assert torch.equal(batch.u[1::2], made.stream(step).u)
+
+
+@pytest.mark.parametrize("method", READERS)
+def test_methods_remember_nothing_of_synthetic_images(method, generator):
+    """What a buffer keeps for each image of the pool is written for those of the batch alone."""
+    found = Materials(
+        tiny.config(method, generator, {"threshold": 0.0} if method == "flexmatch" else {}, unlabeled="both")
+    )
+    seen = set()
+    for step in range(4):
+        batch = found.stream(step)
+        seen |= {*batch.index[::2].tolist()}
+        with torch.no_grad():
+            for update in found.method.updates().values():
+                memory = update.loss(batch).memory if isinstance(update, Update) else {}
+                for name, value in memory.items():
+                    found.method.get_buffer(name).copy_(value)
+    kept = {name: value for name, value in found.method.named_buffers() if value.shape[-1:] == (len(found.rest),)}
+    assert {*kept} == {"flexmatch": {"label"}, "rsmatch": {"suspicion", "entered"}}.get(method, set())
+    for name in kept.keys() - {"entered"}:
+        assert {*(kept[name] != -1).nonzero()[:, 0].tolist()} == seen
+
+
+@pytest.mark.parametrize(
+    "size, world, told", [(9, 1, "choose a multiple of 2"), (6, 2, "over 2 processes: choose a multiple of 4")]
+)
+def test_both_takes_even_batches(size, world, told, generator, monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    with pytest.raises(UserError, match=f"unlabeled_batch is {size}, of which --unlabeled both takes half .*{told}"):
+        Materials(tiny.config("fixmatch", generator, unlabeled="both", unlabeled_batch=size))
+
+
+def test_both_needs_a_generator():
+    with pytest.raises(UserError, match="--unlabeled both needs --generator"):
+        Materials(tiny.config("fixmatch", unlabeled="both"))
+    with pytest.raises(UserError, match="'supervised' reads no unlabeled images"):
+        Materials(tiny.config("supervised", "glyphs", unlabeled="both"))
+
+
+def test_without_labels_every_image_of_the_pool_is_unlabeled():
+    found, pool = Materials(tiny.config("pretext")), datasets.load("digits").pool
+    assert torch.equal(found.rest.x, pool.x) and len(found.labeled) == len(found.stream(0).x) == 0
+    for field, value in (("labels_per_class", 2), ("batch", 8)):
+        with pytest.raises(UserError, match=f"method 'pretext' does not read {field}: leave it out."):
+            Materials(Config.of(tiny.content("pretext") | {field: value}))
 
 
 @pytest.mark.parametrize("method", sorted(set(method_names()) - {"pssl", "gda", "transport"}))

@@ -59,6 +59,11 @@ def test_a_bare_method_reads_the_generator_that_is_given_and_else_the_real_pool(
     assert presets.row("mpssl")["generator"] == "glyphs"
 
 
+def test_what_is_learned_without_labels_is_part_of_a_configuration() -> None:
+    tasks = {name: Config.of(row).options["tasks"] for name, row in presets.pretexts().items()}
+    assert tasks == {"rotation": "rotation", "ierot": "rotation,sharpness", "pretext": "all"}
+
+
 def test_an_unknown_row_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'gap-only'"):
         presets.row("gap-onyl")

@@ -403,7 +403,11 @@ WRONG = {
     ),
     "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters or a run directory"),
     "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
-    "no u": ("fixmatch", {"unlabeled": "none"}, "method 'fixmatch' needs unlabeled images: --unlabeled pool or"),
+    "no u": (
+        "fixmatch",
+        {"unlabeled": "none"},
+        "method 'fixmatch' needs unlabeled images: --unlabeled pool, generator or both",
+    ),
     "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
     "no outer term": ("mpssl", {"generator": "glyphs", "options": {"gap": 0.0, "look_ahead": False}}, "gap is 0"),
     "threshold": ("fixmatch", {"options": {"threshold": 5.0}}, "threshold is 5.0: give a number from 0 to 1"),
