@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-L2 = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)  # of equally good ones the first is chosen, so the strongest
+L2 = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of equally good ones the first is chosen, so the strongest
 ITERATIONS = 1000  # of L-BFGS, at most
 NEIGHBOURS = (1, 5, 10, 20, 50, 100)
 TEMPERATURE = 0.07  # of the votes
@@ -70,7 +70,7 @@ def logistic(train: Labeled, l2: float) -> Classify:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1 / (l2 * len(train)), max_iter=ITERATIONS)
+    model = LogisticRegression(C=1 / (l2 * len(train.y)), max_iter=ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train.x.numpy(), train.y.numpy())
@@ -79,7 +79,7 @@ def logistic(train: Labeled, l2: float) -> Classify:
 
 def neighbours(train: Labeled, validation: Labeled, test: Labeled, counts: Sequence[int] = NEIGHBOURS) -> Chosen:
     """Votes of the k most similar images; k is chosen among those that there are images for."""
-    return select(((k, nearest(train, k)) for k in counts if k <= len(train)), validation, test)
+    return select(((k, nearest(train, k)) for k in counts if k <= len(train.y)), validation, test)
 
 
 def nearest(train: Labeled, k: int) -> Classify:

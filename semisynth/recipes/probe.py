@@ -41,7 +41,7 @@ class Probe:
     Args:
         run: what is probed: a finished run of a classifier or of features, or what fit's --init names: foundation, or
             none, random features drawn by each seed
-        data: the data set, as fit's --data; one's own images are prepared as those of the run were
+        data: the data set, as fit's --data; one's own images are made to have the size and channels of the run's
         model: the network of foundation or none, small-cnn unless given; a run has its own
         labels_per_class: how many are drawn from the pool by each seed; 0 for all of them, with which nothing is
             fine-tuned
@@ -137,8 +137,6 @@ class Work:
         for split in ("validation", "test"):
             if not len(getattr(data, split)):
                 raise UserError(f"--data {name} has no images for {split}: add some, or give --holdout 0.2.")
-        if len(data.pool.y.unique()) < 2:
-            raise UserError(f"--data {name} has training images of one class alone: give data of two or more.")
         for count in self.counts:
             drawn(data, count, self.seeds[0])
         cells.check(fits, "test", workers)

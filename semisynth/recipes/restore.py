@@ -73,7 +73,7 @@ def features(run: Path, device: torch.device) -> tuple[Config, nn.Module, Prepar
         raise UserError(f"{run} holds a generator, which has no features: give a run that trained a classifier.")
     require_finished(run)
     if not any(name.startswith(FEATURES) for name in weights.read_tensors(path)):
-        raise UserError(f"{path} has no features ('{FEATURES}...'): give a run that trained a classifier.")
+        raise UserError(f"{path} has no weights called '{FEATURES}*': give a run that trained a classifier.")
     names, preparation = _images(config, run / "result.json")
     model = models.build(config.setting.model, preparation.channels, max(1, len(names)))
     weights.load_into(model.features, path, FEATURES)
