@@ -6,24 +6,23 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisynth import blocks, environment, models, noise, statistics, weights
+from semisynth import blocks, environment, statistics, weights
 from semisynth import probe as measure
 from semisynth.clusters import Workers
-from semisynth.data import datasets, parquet
-from semisynth.data.datasets import Dataset, Images, Reading
+from semisynth.data import parquet
+from semisynth.data.datasets import Images, Reading
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError, between
 from semisynth.evaluate import wilson
 from semisynth.log import Bar
-from semisynth.method import External
 from semisynth.probe import Chosen, Labeled
-from semisynth.recipes import cells, directory, restore
+from semisynth.recipes import cells, directory, subject
 from semisynth.recipes.cells import Cell
 from semisynth.recipes.config import Config, Setting
 from semisynth.recipes.materials import drawn
@@ -31,7 +30,6 @@ from semisynth.recipes.materials import drawn
 RECORD, PARTS, FITS, EXPORT = "probe.json", "parts", "fits", "features.parquet"
 ARMS = {"frozen": "linearprobe", "full": "supervised"}  # the method of each kind of fine-tuning
 SPLITS = ("pool", "validation", "test")
-RANDOM, SHIPPED = "none", "foundation"
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,6 @@ class Probe:
             between(0, 10**9, labels_per_class=count)
         if not self.labels_per_class or not self.seeds:
             raise UserError("give at least one of --labels-per-class and one of --seeds.")
-
-
-class Subject(NamedTuple):
-    """What is probed: the features of a run, or None for random ones, the images (c, h, w) that they read if that is
-    fixed, and what is told of them."""
-
-    features: nn.Module | None
-    model: str
-    shape: tuple[int, int, int] | None
-    told: Mapping[str, Any]
 
 
 def probe(
@@ -123,11 +111,11 @@ class Work:
 
     def __init__(self, options: Probe) -> None:
         self.options, self.device = options, resolve(options.device)
-        self.subject = _subject(options, self.device)
-        self.data = _load(options, self.subject.shape)
+        self.subject = subject.load(options.run, options.model, self.device)
+        self.data = self.subject.data(options.data, options.reading)
         of_what = {"fingerprint": self.subject.told["fingerprint"], "hash": self.data.describe()["hash"]}
         self.identity = {**asdict(options), **of_what}
-        self.random = self.subject.features is None
+        self.random = self.subject.features is None  # so that each seed has its own
         self.counts, self.seeds = sorted({*options.labels_per_class}), list(dict.fromkeys(options.seeds))
         self.seen = functools.lru_cache(maxsize=1)(self._seen)
 
@@ -140,6 +128,10 @@ class Work:
         for count in self.counts:
             drawn(data, count, self.seeds[0])
         cells.check(fits, "test", workers)
+
+    def features(self, seed: int) -> nn.Module:
+        """The network of the run, or the random one of this seed."""
+        return self.subject.drawn(self.data, seed).to(self.device)
 
     # ---- probes and neighbours ---------------------------------------------------------------------------------------
 
@@ -155,7 +147,7 @@ class Work:
         return {task: weights.read_json(path) for task, path in paths.items()}
 
     def _measured(self, count: int, seed: int) -> dict[str, Any]:
-        seen, data, rows = self.seen(seed if self.random else None), self.data, self._rows(count, seed)
+        seen, data, rows = self.seen(seed if self.random else self.seeds[0]), self.data, self._rows(count, seed)
 
         def labeled(block: str, device: torch.device | str = "cpu") -> tuple[Labeled, Labeled, Labeled]:
             pool, validation, test = (
@@ -178,20 +170,10 @@ class Work:
         assert isinstance(rows, Tensor)
         return rows
 
-    def _seen(self, seed: int | None) -> dict[str, dict[str, Tensor]]:
+    def _seen(self, seed: int) -> dict[str, dict[str, Tensor]]:
         """The features (n, d) of each split by block."""
-        features = self._features(seed)
+        features = self.features(seed)
         return {name: blocks.extract(features, getattr(self.data, name), self.device) for name in SPLITS}
-
-    def _features(self, seed: int | None) -> nn.Module:
-        """The network of the run, or the one with which a fit of this seed would begin."""
-        if self.subject.features is not None:
-            return self.subject.features
-        assert seed is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(noise.derive(seed, "initial weights"))
-            model = models.build(self.subject.model, self.data.shape[0], len(self.data.classes))
-        return model.features.to(self.device).eval()
 
     # ---- fine-tuning -------------------------------------------------------------------------------------------------
 
@@ -260,7 +242,7 @@ class Work:
 
     def export(self, path: Path) -> None:
         """The features of all images as a table: split, index in the split, label and a list of numbers."""
-        data, features = self.data, self._features(self.seeds[0])
+        data, features = self.data, self.features(self.seeds[0])
         splits = {"train": data.pool, "validation": data.validation, "test": data.test, "unlabeled": data.unlabeled}
         there = {name: images for name, images in splits.items() if images is not None and len(images)}
         found = [[*blocks.extract(features, images, self.device).values()][-1] for images in there.values()]
@@ -276,33 +258,3 @@ class Work:
 
 def _told(name: str, found: Chosen) -> dict[str, float]:
     return {name: found.value, "validation": found.validation, "test": found.test}
-
-
-def _subject(options: Probe, device: torch.device) -> Subject:
-    if options.run == RANDOM:
-        model = options.model or Setting.model
-        return Subject(None, model, None, {"path": RANDOM, "method": None, "model": model, "fingerprint": None})
-    path = Path(options.run)
-    if options.run == SHIPPED:
-        path = models.foundation(SHIPPED, options.model or Setting.model).parent
-    config, features, prepared = restore.features(path, device)
-    model = config.setting.model
-    if options.model not in (None, model):
-        raise UserError(f"{options.run} holds a '{model}', not a '{options.model}': leave --model out.")
-    told = {"path": options.run, "method": config.method, "model": model}
-    shape = (prepared.channels, *prepared.size)
-    return Subject(features, model, shape, {**told, "fingerprint": External(features).fingerprint()})
-
-
-def _load(options: Probe, shape: tuple[int, int, int] | None) -> Dataset:
-    """The data; one's own are made to be what the features read, unless told otherwise, which is refused."""
-    reading, own = options.reading, datasets.is_own(options.data)
-    if shape is not None and own:
-        channels: Any = reading.channels if reading.channels != "auto" else ("gray" if shape[0] == 1 else "rgb")
-        reading = replace(reading, size=reading.size or shape[1], channels=channels)
-    data = datasets.load(options.data, reading)
-    if shape not in (None, data.shape):
-        read, given = (" x ".join(map(str, each)) for each in (shape, data.shape))
-        remedy = "leave --size and --channels out, and they are made alike" if own else "give a run on such images"
-        raise UserError(f"{options.run} reads images of {read}, and {options.data} has {given}: {remedy}.")
-    return data

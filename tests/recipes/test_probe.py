@@ -242,7 +242,7 @@ def test_labels_of_the_test_images_select_nothing(own: Path, tmp_path: Path, mon
         return replace(data, test=Images(data.test.x, data.test.y.roll(1)))
 
     found = probe(asked(own), tmp_path / "a", show=False)
-    monkeypatch.setattr(recipe.datasets, "load", shuffled)
+    monkeypatch.setattr(datasets, "load", shuffled)
     other = probe(asked(own), tmp_path / "b", show=False)
     for one, two in zip(found["rows"], other["rows"], strict=True):
         for a, b in zip(one["each"], two["each"], strict=True):
@@ -274,7 +274,7 @@ def test_random_features_are_those_with_which_a_fit_of_the_seed_begins(own: Path
     work = Work(asked(own, run="none", model="wrn-10-1", labels_per_class=[1], seeds=[5]))
     materials = Materials(work.fits(tmp_path)[0].config)
     begins = {k: v for k, v in materials.method.model.state_dict().items() if k.startswith("features.")}
-    drawn = {f"features.{name}": value for name, value in work._features(5).state_dict().items()}
+    drawn = {f"features.{name}": value for name, value in work.features(5).state_dict().items()}
     assert tiny.same(drawn, begins) and not tiny.same(begins, {f"features.{k}": v for k, v in other(work).items()})
     found = probe(asked(own, run="none", seeds=[5, 6]), tmp_path / "out", export=True, show=False)
     each = row(found, "linear", "block-2", 0)
@@ -287,7 +287,7 @@ def test_random_features_are_those_with_which_a_fit_of_the_seed_begins(own: Path
 
 
 def other(work: Work) -> dict[str, Any]:
-    found: dict[str, Any] = work._features(6).state_dict()
+    found: dict[str, Any] = work.features(6).state_dict()
     return found
 
 
