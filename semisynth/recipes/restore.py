@@ -49,7 +49,10 @@ def classifier(run: Path, device: torch.device) -> tuple[Config, nn.Module, tupl
     if task == "generate":
         raise UserError(f"{run} holds a generator, not a classifier: see its samples with semisynth report {run}.")
     if task == "represent":
-        raise UserError(f"{run} holds features, not a classifier: train one of them with semisynth fit --init {run}.")
+        raise UserError(
+            f"{run} holds features and no classifier: train one on them, such as with semisynth fit --method "
+            f"linear-probe --init {run}."
+        )
     require_finished(run)
     names, preparation = _images(config, run / "result.json")
     model = models.build(config.setting.model, preparation.channels, len(names))

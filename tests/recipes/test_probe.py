@@ -308,7 +308,7 @@ def test_features_that_were_trained_without_a_classifier(
     fit = Work(asked(own, run=str(run), labels_per_class=[1])).fits(tmp_path)[0].config
     begins = Materials(fit).method.model.state_dict()
     assert fit.method == "linearprobe" and all(begins[name].equal(value) for name, value in kept.items())
-    with pytest.raises(UserError, match="holds features, not a classifier: train one of them with semisynth fit --ini"):
+    with pytest.raises(UserError, match="holds features and no classifier: train one on them"):
         restore.classifier(run, CPU)
     save_file({"heads.rotation.weight": torch.zeros(4, 128)}, run / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors has no weights called 'features\.\*'"):
