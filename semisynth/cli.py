@@ -407,6 +407,40 @@ def quality(arguments: list[str]) -> None:
     print(json.dumps(found) if silent else recipe.told(found))
 
 
+def probe(arguments: list[str]) -> None:
+    """Measure what the features of a run know: linear probes, nearest neighbours, fine-tuning with few labels."""
+    from dataclasses import fields
+
+    from semisynth import options, probed
+    from semisynth.recipes import cells
+    from semisynth.recipes import probe as recipe
+    from semisynth.recipes.config import Reading
+
+    parser = options.new_parser("probe", probe.__doc__)
+    parser.add_class_arguments(recipe.Probe, None, skip={"run", "labels_per_class", "seeds", "reading"})
+    told = "the run directory of a classifier or of features; foundation; or none, random features drawn by each seed"
+    parser.add_argument("run", type=str, help=told)
+    told = "drawn from the pool by each seed, as 0 1 4; with 0, all of them, nothing is fine-tuned"
+    parser.add_argument("--labels_per_class", type=int, nargs="+", default=[0], help=told)
+    parser.add_argument("--seeds", type=str, default="100-104", help="of label draws and fits, as 100-104 or 100,103")
+    parser.add_class_arguments(Reading, None)
+    parser.add_argument("--features", action="store_true", help=f"write {recipe.EXPORT} too, a row for each image")
+    options.add_pool(parser, "the directory of the probe")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    given = options.parse(parser, arguments)
+    out, workers, silent, export = Path(given.pop("out")), options.pool(given), given.pop("json"), given.pop("features")
+    reading = Reading(**{field.name: given.pop(field.name) for field in fields(Reading)})
+    seeds = cells.numbers(given.pop("seeds"), "--seeds")
+    asked = recipe.Probe(**given, seeds=seeds, reading=reading)
+    command = shlex.join(["semisynth", "probe", *arguments])
+    found = recipe.probe(asked, out, workers, command, export, show=not silent)
+    if silent:
+        print(json.dumps(found))
+        return
+    probed.show(found)
+    print(f"all of it: {out / recipe.RECORD}" + f"; the features of all images: {out / recipe.EXPORT}" * export)
+
+
 def demo(arguments: list[str]) -> None:
     """The main job on real handwritten digits, two labels per class, in minutes."""
     from semisynth import options
@@ -474,5 +508,21 @@ def doctor(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     command.__name__: command
-    for command in (fit, evaluate, predict, report, tune, bench, data, generate, mix, audit, dpt, quality, demo, doctor)
+    for command in (
+        fit,
+        evaluate,
+        predict,
+        report,
+        tune,
+        bench,
+        data,
+        generate,
+        mix,
+        audit,
+        dpt,
+        quality,
+        probe,
+        demo,
+        doctor,
+    )
 }

@@ -36,6 +36,7 @@ JSON = {
     "data": ["data", "check", "good", "--out", "check.json"],
     "data with findings": ["data", "check", "bad", "--out", "check.json"],
     "quality": ["quality", "digits-others", "--reference", "digits-pool"],
+    "probe": ["probe", "run", "--data", "good", "--out", "probed"],
     "doctor": ["doctor"],
     "doctor that failed": ["doctor"],
 }

@@ -147,17 +147,36 @@ def png(image: Tensor) -> bytes:
     return file.getvalue()
 
 
-def write(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """Write a table of these columns, in bytes that depend on nothing else but Arrow's version."""
+def require(path: Path) -> None:
+    """`UserError` where such a table cannot be written."""
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise UserError(f"{path} needs pyarrow: pip install 'semisynth[parquet]'.") from error
+
+
+def write(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write a table of these columns, in bytes that depend on nothing else but Arrow's version."""
+    require(path)
+    import pyarrow
+    from pyarrow import parquet
+
     from semisynth import weights  # loads torch, which reading does not need
 
     with weights.replacing(path) as beside:
         parquet.write_table(pyarrow.table(dict(columns)), beside, row_group_size=ROWS)
+
+
+def vectors(rows: Tensor) -> Any:
+    """A column of lists of numbers, one of each row of a float tensor (n, d) on the CPU."""
+    import numpy as np
+    import pyarrow
+
+    def lists(part: Tensor) -> Any:  # of few rows, as the ends of all would not fit an int32
+        ends = np.arange(len(part) + 1, dtype=np.int32) * part.shape[1]
+        return pyarrow.ListArray.from_arrays(ends, part.flatten().numpy())
+
+    return pyarrow.chunked_array([lists(part) for part in rows.split(ROWS)])
 
 
 def pixels(cell: bytes) -> Tensor:
