@@ -35,6 +35,7 @@ def cases(generator: str) -> dict[str, Config]:
     found["fixmatch on synthetic images"] = tiny.config("fixmatch", generator, unlabeled="generator", steps=3)
     for name in ("fixmatch", "flexmatch", "rsmatch", "pretext"):
         found[f"{name} on both"] = tiny.config(name, generator, unlabeled="both", unlabeled_batch=16, steps=3)
+    found["pretext by Frank-Wolfe"] = tiny.config("pretext", options={"combine": "frank-wolfe"}, steps=3)
     found["mpssl, every second step"] = tiny.config("mpssl", generator, {"every": 2}, steps=3, clip=0.1)
     found["mpssl, gradients shared"] = tiny.config("mpssl", generator, {"every": 2, "shared": True}, steps=3, clip=0.1)
     return found
@@ -152,6 +153,7 @@ def test_an_uneven_share_is_refused_with_the_remedy(pair):
         *method_names(),
         "fixmatch on synthetic images",
         *(f"{name} on both" for name in ("fixmatch", "flexmatch", "rsmatch", "pretext")),
+        "pretext by Frank-Wolfe",
         "mpssl, every second step",
         "mpssl, gradients shared",
     ],

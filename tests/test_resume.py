@@ -70,6 +70,11 @@ def test_images_of_both_kinds_resume_bitwise(method, generator, tmp_path):
     assert_resumes(config, tmp_path, cuts=(2, 3))
 
 
+def test_tasks_weighed_by_frank_wolfe_resume_bitwise(tmp_path):
+    config = tiny.config("pretext", options={"combine": "frank-wolfe"}, steps=4, checkpoint_every=1)
+    assert_resumes(config, tmp_path, cuts=(2, 3))
+
+
 CASES: dict[str, dict[str, Any]] = {
     "an update that did not run since": {"options": {"every": 4}},
     "gradients of an earlier update": {"options": {"every": 2, "shared": True}},

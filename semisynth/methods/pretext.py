@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from semisynth import noise
 from semisynth.augment import ops
+from semisynth.combine import Combine, FrankWolfe, total
 from semisynth.errors import UserError, between, choose
 from semisynth.method import Batch, Losses, Method, Update
 from semisynth.models import Classifier, Encoder
@@ -68,14 +70,17 @@ TASKS = ("rotation", *ENHANCEMENTS)
 class Pretext(Method):
     """L = sum over the tasks of weight_t CE(head_t(features(view)), what was drawn for the view).
 
-    The labels of the data are not read. What is kept is the classifier's features, without any head: --init RUN starts
-    another method from them.
+    By Frank-Wolfe the features go down the combination of the tasks' gradients that has the smallest norm. The labels of
+    the data are not read. What is kept is the classifier's features, without any head: --init RUN starts another method
+    from them.
 
     Args:
         tasks: all, or some of rotation, solarize, color, contrast, brightness, sharpness and posterize, separated by
             commas; all leaves out color where images are gray
         levels: number of magnitudes of an enhancement, the identity among them
         weights: equal, or a number for each task in their order, separated by commas
+        combine: fixed, by these weights; or frank-wolfe, which finds them anew in each step, where the features are
+        scaled: whether Frank-Wolfe weighs the heads with their tasks; the paper's does not
     """
 
     task = "represent"
@@ -90,12 +95,21 @@ class Pretext(Method):
         tasks: str = "all",
         levels: int = 5,
         weights: str = "equal",
+        combine: Literal["fixed", "frank-wolfe"] = "fixed",
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         between(2, DROPPED + 1, levels=levels)
         self.tasks = chosen(tasks, shape)
         self.told = ("gray images have no color: that pretext task is left out",) * (tasks == "all" and shape[0] == 1)
         self.weights = numbers(weights, self.tasks)
+        if combine == "frank-wolfe" and weights != "equal":
+            raise UserError("Frank-Wolfe finds the weights of the tasks: leave --method.weights out.")
+        if combine == "fixed" and scaled:
+            raise UserError(
+                "scaled is of Frank-Wolfe: leave --method.scaled out, or give --method.combine frank-wolfe."
+            )
+        self.combine: Combine = FrankWolfe(scaled) if combine == "frank-wolfe" else total
         self.model = Encoder(model)
         sizes = {name: 4 if name == "rotation" else levels for name in self.tasks}
         self.heads = nn.ModuleDict({name: nn.Linear(model.head.in_features, size) for name, size in sizes.items()})
@@ -104,7 +118,7 @@ class Pretext(Method):
         )
 
     def updates(self) -> dict[str, Update]:
-        return {"encoder": Update(nn.ModuleList([self.model, self.heads]), self.loss)}
+        return {"encoder": Update(nn.ModuleList([self.model, self.heads]), self.loss, self.combine)}
 
     def loss(self, batch: Batch) -> Losses:
         """A term for each task; the features are where `combine` may compare their gradients."""

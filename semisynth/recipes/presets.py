@@ -42,7 +42,7 @@ def rows(generator: str = "glyphs") -> dict[str, dict[str, Any]]:
 
 
 def pretexts() -> dict[str, dict[str, Any]]:
-    """What features can be learned without labels: rotation alone (RotNet), IE-Rot, and all tasks.
+    """What features can be learned without labels: rotation alone (RotNet), IE-Rot, all tasks, and these weighed.
 
     IE-Rot (Yamaguchi et al., arXiv 1912.11603 v2) predicts rotation and one enhancement together, without Frank-Wolfe;
     that the enhancement is sharpness, and that each has a head of its own, is our reconstruction.
@@ -51,6 +51,7 @@ def pretexts() -> dict[str, dict[str, Any]]:
         "rotation": _row("pretext", unlabeled="pool", tasks="rotation"),
         "ierot": _row("pretext", unlabeled="pool", tasks="rotation,sharpness"),
         "pretext": _row("pretext", unlabeled="pool"),
+        "frank-wolfe": _row("pretext", unlabeled="pool", combine="frank-wolfe"),
     }
 
 

@@ -191,6 +191,31 @@ def test_the_gradient_at_the_features_is_that_of_each_term() -> None:
         assert gradient.shape == losses.shared.shape and gradient.any(), name
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_frank_wolfe_sends_no_task_uphill_at_the_features(scaled: bool) -> None:
+    """And the heads, unless they are scaled, down the gradients of their own tasks."""
+    pretext = method(combine="frank-wolfe", scaled=scaled)
+    (update,) = pretext.updates().values()
+    with noise.seeded(0):
+        losses = pretext.loss(batch(images(6)))
+    assert losses.shared is not None
+    slopes = torch.stack(
+        [torch.autograd.grad(term, losses.shared, retain_graph=True)[0].flatten() for term in losses.terms.values()]
+    )
+    heads = [
+        torch.autograd.grad(t, [*h.parameters()], retain_graph=True)
+        for t, h in zip(losses.terms.values(), pretext.heads.values(), strict=True)
+    ]
+    found = update.combine(losses, [*update.module.parameters()])
+    weights = torch.stack([found.metrics[f"weight/{name}"] for name in losses.terms])
+    assert weights.sum().item() == pytest.approx(1) and weights.std() > 0.01 and found.metrics["gap"] < 1e-9
+    mixed = weights @ slopes
+    assert (slopes @ mixed).min() >= mixed.square().sum() * (1 - 1e-6) > 0
+    own = dict(zip([name for name, _ in update.module.named_parameters()], found.gradients, strict=True))
+    for (name, slope), weight in zip(zip(pretext.heads, heads, strict=True), weights, strict=True):
+        torch.testing.assert_close(own[f"1.{name}.weight"], slope[0] * (weight if scaled else 1))
+
+
 @pytest.mark.parametrize(
     "shape, options, told",
     [
@@ -206,6 +231,8 @@ def test_the_gradient_at_the_features_is_that_of_each_term() -> None:
         (COLOR, {"tasks": "rotation", "weights": "nan"}, "weights is 'nan'"),
         (COLOR, {"tasks": "rotation,color", "weights": "0,0"}, "weights is '0,0'"),
         (COLOR, {"tasks": "rotation", "weights": "much"}, "weights is 'much'"),
+        (COLOR, {"combine": "frank-wolfe", "weights": "1,1,1,1,1,1,1"}, "Frank-Wolfe finds the weights of the tasks"),
+        (COLOR, {"scaled": True}, "scaled is of Frank-Wolfe"),
     ],
 )
 def test_what_cannot_be_is_refused(shape: tuple[int, int, int], options: dict[str, Any], told: str) -> None:

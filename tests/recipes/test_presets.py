@@ -60,8 +60,10 @@ def test_a_bare_method_reads_the_generator_that_is_given_and_else_the_real_pool(
 
 
 def test_what_is_learned_without_labels_is_part_of_a_configuration() -> None:
-    tasks = {name: Config.of(row).options["tasks"] for name, row in presets.pretexts().items()}
-    assert tasks == {"rotation": "rotation", "ierot": "rotation,sharpness", "pretext": "all"}
+    options = {name: Config.of(row).options for name, row in presets.pretexts().items()}
+    tasks = {name: found["tasks"] for name, found in options.items()}
+    assert tasks == {"rotation": "rotation", "ierot": "rotation,sharpness", "pretext": "all", "frank-wolfe": "all"}
+    assert [name for name, found in options.items() if found["combine"] == "frank-wolfe"] == ["frank-wolfe"]
 
 
 def test_an_unknown_row_names_the_nearest() -> None:
