@@ -70,9 +70,9 @@ TASKS = ("rotation", *ENHANCEMENTS)
 class Pretext(Method):
     """L = sum over the tasks of weight_t CE(head_t(features(view)), what was drawn for the view).
 
-    By Frank-Wolfe the features go down the combination of the tasks' gradients that has the smallest norm. The labels of
-    the data are not read. What is kept is the classifier's features, without any head: --init RUN starts another method
-    from them.
+    By Frank-Wolfe the features go down that combination of the tasks' gradients which has the smallest norm. Labels of
+    the data are not read. What is kept is the classifier's features, without any head: --init RUN starts another
+    method from them.
 
     Args:
         tasks: all, or some of rotation, solarize, color, contrast, brightness, sharpness and posterize, separated by
