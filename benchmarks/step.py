@@ -7,6 +7,7 @@ else the machine does falls on both; an engine block is compared with the mean o
 torch has `--threads` threads on both sides; the engine also gathers the next batch's bytes on a thread of its own.
 
 With `--rsmatch` one side is `Engine.fit` of RSMatch, told apart from the first step on, and the other that of FixMatch.
+With `--frank-wolfe` one is that of all pretext tasks, weighed by Frank-Wolfe, and the other with fixed weights.
 
 The default takes about three minutes on two cores, of which the WRN has most.
 """
@@ -35,11 +36,10 @@ from semisynth.data.datasets import Images
 from semisynth.data.stream import Pool, Stream
 from semisynth.engine import Engine, resolve
 from semisynth.method import Batch, Method
-from semisynth.methods import FixMatch, RSMatch
+from semisynth.methods import FixMatch, Pretext, RSMatch
 
 CLASSES, IMAGES = 10, 2000
-TARGET = 1.10
-RSMATCH_TARGET = 1.20
+TARGETS = {"fixmatch": 1.10, "rsmatch": 1.20, "frank-wolfe": 1.15}
 
 
 def main() -> None:
@@ -59,7 +59,11 @@ def parse() -> argparse.Namespace:
     parser = timing.options(__doc__, repeats=9)
     parser.add_argument("--networks", nargs="+", default=["small-cnn", "wrn-16-2"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rsmatch", action="store_true", help="measure RSMatch over FixMatch instead")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--rsmatch", action="store_true", help="measure RSMatch over FixMatch instead")
+    what.add_argument(
+        "--frank-wolfe", action="store_true", help="measure pretext tasks weighed over fixed ones instead"
+    )
     parser.add_argument("--batch", type=int, default=64, help="labeled images of a step")
     parser.add_argument("--unlabeled-batch", type=int, default=7 * 64, help="unlabeled images of a step")
     parser.add_argument("--channels", type=int, default=3)
@@ -70,14 +74,7 @@ def parse() -> argparse.Namespace:
 
 def measure(network: str, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The ratio of an engine step's time to one of the other side, for the network of that name."""
-    torch.manual_seed(0)
-    model = models.build(network, given.channels, CLASSES).to(device)
-    views, shape = (Weak(True), Strong(True)), (given.channels, given.size, given.size)
-    method: Method = FixMatch(model, *views)
-    other = repeated(bare(copy.deepcopy(model), given, device), device)
-    if given.rsmatch:
-        other = fitted(FixMatch(copy.deepcopy(model), *views), given, device)
-        method = RSMatch(model, *views, CLASSES, IMAGES, shape, start=0.0)
+    method, other, sides, shape = compared(network, given, device)
     other(1)  # the first one allocates
     block = max(1, int(given.seconds / other(1)))
     turns = Turns(lambda: other(block), block, device)
@@ -86,15 +83,31 @@ def measure(network: str, given: argparse.Namespace, device: torch.device) -> di
     around = [(before + after) / 2 for before, after in pairwise(turns.bare)]
     return {
         "network": network,
-        "sides": ["rsmatch", "fixmatch"] if given.rsmatch else ["fixmatch", "bare"],
+        "sides": sides,
         **timing.ratio(engine, around),
-        "target": RSMATCH_TARGET if given.rsmatch else TARGET,
+        "target": TARGETS[sides[0]],
         "steps_of_a_block": block,
         "engine_ms": round(1000 * median(engine) / block, 2),
         "bare_ms": round(1000 * median(around) / block, 2),
         "images": [given.batch, given.unlabeled_batch],
         "shape": list(shape),
     }
+
+
+def compared(
+    network: str, given: argparse.Namespace, device: torch.device
+) -> tuple[Method, Callable[[int], float], list[str], tuple[int, int, int]]:
+    """What the engine trains, how long so many steps of the other side take, the names of both, the images' shape."""
+    torch.manual_seed(0)
+    model = models.build(network, given.channels, CLASSES).to(device)
+    again, views, shape = copy.deepcopy(model), (Weak(True), Strong(True)), (given.channels, given.size, given.size)
+    if given.rsmatch:
+        method = RSMatch(model, *views, CLASSES, IMAGES, shape, start=0.0)
+        return method, fitted(FixMatch(again, *views), given, device), ["rsmatch", "fixmatch"], shape
+    if given.frank_wolfe:
+        weighed = Pretext(model, shape, combine="frank-wolfe")
+        return weighed, fitted(Pretext(again, shape), given, device), ["frank-wolfe", "fixed"], shape
+    return FixMatch(model, *views), repeated(bare(again, given, device), device), ["fixmatch", "bare"], shape
 
 
 def repeated(step: Callable[[], None], device: torch.device) -> Callable[[int], float]:
