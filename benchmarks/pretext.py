@@ -107,7 +107,7 @@ class Work:
                         assert lr is not None
                         init = str(self.cell("digits", row, lr, seed).path)
                     content = {**presets.row(tuned), "lr": best["lr"], "method": best["method"], "init": init}
-                    content |= {"data": "digits", "labels_per_class": LABELS, "seed": seed}
+                    content |= {"data": "digits", "labels_per_class": LABELS, "steps": best["steps"], "seed": seed}
                     yield method, row, Cell(self.root / "starts" / method / row / str(seed), Config.of(content, method))
 
 
@@ -186,7 +186,7 @@ def lines(work: Work) -> Iterator[dict[str, Any]]:
                         f"{LINEAR}, {found['block']}": found for found in rows(place) if found["measure"] == "linear"
                     }
                     measured |= {LINEAR: chosen(place)}
-                    measured |= {NEIGHBOURS: found for found in rows(place) if found["measure"] == "knn"}
+                    measured[NEIGHBOURS] = next(found for found in rows(place) if found["measure"] == "knn")
                     for measure, found in measured.items():
                         yield {
                             **common(name, row, seed, measure, lr, found["test"], place / "probe.json"),
@@ -258,7 +258,8 @@ def tables(found: Sequence[Line]) -> dict[str, str]:
         for method, pair in STARTS.items()
     ]
     made["starts"] = bench.markdown(["method", "from nothing", "from pretext features", "difference"], body)
-    note = f"Made by `python benchmarks/pretext.py --data FOLDER` (commits {told(found, 'commit')}; {told(found, 'device')})."
+    origin = f"commits {told(found, 'commit')}; {told(found, 'device')}"
+    note = f"Made by `python benchmarks/pretext.py --data FOLDER` ({origin})."
     return {name: f"{text}\n\n{note}" for name, text in made.items()}
 
 
