@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from semisynth.errors import UserError, line
+from semisynth.errors import UserError, line, sentence
 
 SHIPPED = Path(__file__).parent / "shipped"
+MUCH = 500  # characters of what does not fit
 
 
 @contextlib.contextmanager
@@ -130,8 +131,14 @@ def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Fill `module` with these tensors, which come from `source`; all must fit."""
+    """Fill `module` with these tensors, which come from `source`; all must fit.
+
+    Of the names of one tensor, as of tied weights, one is enough.
+    """
+    own = module.state_dict(keep_vars=True)
+    there = {id(value): tensors[name] for name, value in own.items() if name in tensors}
+    tied = {name: there[id(value)] for name, value in own.items() if id(value) in there}
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict({**tied, **tensors})
     except RuntimeError as error:
-        raise UserError(f"{source} does not fit this network: {' '.join(str(error).split())[:2000]}") from error
+        raise UserError(f"{source} does not fit this network: {sentence(error, MUCH)}") from error

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from semisynth.adapter import Adapter as Adapter
 from semisynth.errors import UserError, choose
 from semisynth.generators import biggan, own, pipelines
 from semisynth.generators.adapted import Adapted as Adapted
-from semisynth.generators.adapted import Adapter as Adapter
 from semisynth.generators.diffusion import MEDIUM, Diffusion, denoiser_of
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.options import Options as Options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from semisynth import optional
-from semisynth.errors import UserError, between, choose, line
-from semisynth.generators.adapted import Shape
+from semisynth.adapter import Shape
+from semisynth.errors import UserError, between, choose, sentence
 from semisynth.generators.options import Options
 from semisynth.generators.sampler import Decoder, Predictor, Sampled, Schedule, consistency, ddim
 from semisynth.models.autoencoder import HUB, KIND, Autoencoder
@@ -20,7 +21,8 @@ from semisynth.weights import read_json
 
 READS: tuple[str, ...] = ("sampler_steps", "guidance", "prompts", "precision", "offload", "chunk")
 INDEX = "model_index.json"
-WHAT, TEXT = "a diffusers folder", "a text-to-image model"
+TEXT = "a text-to-image model"
+diffusers = partial(optional.library, "diffusers", "a diffusers folder")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
 QUANTISED = "VQModel"
 
@@ -54,12 +56,12 @@ def fetched(name: str) -> Path:
     """The folder of what hub:OWNER/NAME names, which diffusers fetches and keeps; `UserError` if it cannot."""
     try:
         # Of pickles it takes none where there are safetensors; the safety checker is no part of a generator.
-        return Path(optional.diffusers(WHAT).DiffusionPipeline.download(name.removeprefix(HUB), safety_checker=None))
+        return Path(diffusers().DiffusionPipeline.download(name.removeprefix(HUB), safety_checker=None))
     except UserError:
         raise
     except Exception as error:  # the hub fails in many ways
         raise UserError(
-            f"generator {name} cannot be fetched: {line(error)[:300]} Give {HUB}OWNER/NAME and a network, or a folder."
+            f"generator {name} cannot be fetched: {sentence(error)} Give {HUB}OWNER/NAME and a network, or a folder."
         ) from error
 
 
@@ -109,7 +111,7 @@ def _latents(path: Path, options: Options) -> Sampled:
 
 
 def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -> Sampled:
-    network = _read(optional.diffusers(WHAT).UNet2DModel, path, "unet", options.dtype)
+    network = _read(diffusers().UNet2DModel, path, "unet", options.dtype)
     told = Told()
     if network.class_embedding is not None:
         if not isinstance(network.class_embedding, nn.Embedding):
@@ -123,7 +125,7 @@ def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -
 
 def _classes(path: Path, options: Options) -> Sampled:
     """DiT: a transformer of latents, told a class; the row behind those of the classes is that of none."""
-    network = _read(optional.diffusers(WHAT).DiTTransformer2DModel, path, "transformer", options.dtype)
+    network = _read(diffusers().DiTTransformer2DModel, path, "transformer", options.dtype)
     classes = network.config.num_embeds_ada_norm
     for block in network.transformer_blocks:
         embeds = block.norm1.emb
@@ -139,13 +141,13 @@ def _text(path: Path, options: Options) -> Sampled:
         raise UserError(
             f"{path} makes images of texts: give a file with a prompt for each class, with --generator-options.prompts."
         )
-    network = _read(optional.diffusers(WHAT).UNet2DConditionModel, path, "unet", options.dtype)
+    network = _read(diffusers().UNet2DConditionModel, path, "unet", options.dtype)
     if network.config.addition_embed_type or network.config.class_embed_type:
         raise UserError(f"{path / 'unet'} reads more than a text: give a folder of Stable Diffusion 1 or 2.")
     *texts, none = _encoded(path, [*prompts.values(), ""])
     told = Told(torch.stack(texts), none[None])
     if width := network.config.time_cond_proj_dim:
-        embed = optional.diffusers(WHAT).StableDiffusionPipeline.get_guidance_scale_embedding
+        embed = diffusers().StableDiffusionPipeline.get_guidance_scale_embedding
         told = Told(told.table, None, embed(None, torch.tensor([options.guidance - 1]), width))
     return _sampled(path, options, network, _along(path, options), told, "vae")
 
@@ -176,7 +178,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         return optional.library("transformers", TEXT).CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # files fail in many ways
-        raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please give the whole folder.") from error
+        raise UserError(f"{folder} cannot be read: {sentence(error)} Please give the whole folder.") from error
 
 
 def _sampled(path: Path, options: Options, network: Any, schedule: Schedule, told: Told, decoder: str) -> Sampled:
@@ -201,7 +203,7 @@ def _decoder(folder: Path, latent: Shape, options: Options) -> Autoencoder:
         raise UserError(f"{folder} is an autoencoder of kind {kind}{why}: give a folder with an {KIND}.")
     wide = options.precision == "float16" and told.get("force_upcast", True)
     dtype = torch.float32 if wide else options.dtype
-    network = _read(getattr(optional.diffusers(WHAT), KIND), folder.parent, folder.name, dtype)
+    network = _read(getattr(diffusers(), KIND), folder.parent, folder.name, dtype)
     by = 2 ** (len(network.config.block_out_channels) - 1)
     vae = Autoencoder(network, (network.config.out_channels, latent[1] * by, latent[2] * by), str(folder))
     if vae.latent_shape != latent:
@@ -233,7 +235,7 @@ def _read(kind: Any, path: Path, part: str, dtype: torch.dtype | None = None) ->
         with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             network, told = kind.from_pretrained(folder, **known)
     except Exception as error:  # files fail in many ways
-        raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please {way}.") from error
+        raise UserError(f"{folder} cannot be read: {sentence(error)} Please {way}.") from error
     wrong = [*told["missing_keys"], *(key for key in told["unexpected_keys"] if key.endswith((".weight", ".bias")))]
     if wrong or told.get("mismatched_keys"):
         first = wrong[0] if wrong else told["mismatched_keys"][0]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from semisynth import optional
+from semisynth.adapter import Shape
 from semisynth.errors import UserError
-from semisynth.generators.adapted import Shape
 from semisynth.generators.diffusion import again
 from semisynth.generators.protocol import Generator, vectors
 from semisynth.models.autoencoder import Autoencoder
@@ -49,7 +49,7 @@ def ddim(config: Mapping[str, Any], steps: int, pixels: bool) -> Schedule:
     if steps == 1 or name == "LCMScheduler":
         given["timestep_spacing"] = "trailing"  # "leading" begins a single step where hardly any noise is left
     try:
-        scheduler = optional.diffusers("a diffusers folder").DDIMScheduler.from_config(given)
+        scheduler = optional.library("diffusers", "a diffusers folder").DDIMScheduler.from_config(given)
         scheduler.set_timesteps(steps)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"the scheduler {name} cannot be followed in {steps} steps: {error}") from error
@@ -58,7 +58,9 @@ def ddim(config: Mapping[str, Any], steps: int, pixels: bool) -> Schedule:
 
 def consistency(config: Mapping[str, Any]) -> Schedule:
     """The one step of a consistency model from noise to image; more of them would draw noise of their own."""
-    scheduler = optional.diffusers("a diffusers folder").CMStochasticIterativeScheduler.from_config(dict(config))
+    scheduler = optional.library("diffusers", "a diffusers folder").CMStochasticIterativeScheduler.from_config(
+        dict(config)
+    )
     scheduler.set_timesteps(1)
     sigma, data = scheduler.sigmas[0].item(), scheduler.config.sigma_data
     skip, out = scheduler.get_scalings_for_boundary_condition(sigma)

@@ -29,7 +29,7 @@ class Setting:
             a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
         model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm; or
-            features from elsewhere: timm:NAME; hf:FOLDER or hf:ORG/NAME of transformers; one's own network by
+            features from elsewhere: timm:NAME; hf:FOLDER or hub:ORG/NAME of transformers; one's own network by
             FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY (see docs/models.md)
         init: the classifier's first features: none (of our own and timm's random ones), foundation (trained on the
             labeled glyphs), a run directory, pretrained (timm's, which are fetched), or a FILE.safetensors of a

@@ -28,6 +28,8 @@ OWN = "; it has options of its own"
 STILL = ", as its features are not trained"
 UNREAD = {"source": "", "judge": "", "tune_features": STILL, "lora_rank": STILL, "features_lr": STILL}
 
+OF_FEATURES = ("scr", "pssl", "mgr", "mpssl")  # methods whose consistency is that of the features alone
+
 
 class Materials:
     """What a configuration names, loaded and built: data (unless given), labels, generator, method, stream."""
@@ -116,6 +118,8 @@ class Materials:
         setting = self.config.setting
         model = network.classifier(setting, self.data.shape, len(self.data.classes))
         self.told += foreign.notes(model, setting.model, setting.init)
+        if setting.tune_features == "frozen" and self.config.method in OF_FEATURES:
+            self.told += (f"the features are frozen: the consistency of {self.config.method} teaches nothing",)
         return model
 
     def _source(self) -> nn.Module:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from semisynth import generators, noise
+from semisynth.adapter import Shape
 from semisynth.data.datasets import Dataset
 from semisynth.data.through import Through
 from semisynth.errors import UserError
 from semisynth.generators import Generator, Options
-from semisynth.generators.adapted import Shape
 from semisynth.mixed import Row
 
 TOGETHER = 256  # images in the making at a time

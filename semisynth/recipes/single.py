@@ -50,6 +50,7 @@ def fit(
             return result
         environment.commit()  # as the code is now, not when the run ends
         materials = Materials(config, data)
+        foreign.require(materials.method, out, "--out")
         if show and distributed.rank() == 0:
             for line in materials.told:
                 console.print(f"{config.setting.data}: {line}", markup=False, highlight=False, soft_wrap=True)
