@@ -167,6 +167,7 @@ def _same(found: object, given: Tensor) -> bool:
 
 def _check_no_probabilities(answer: Tensor, name: str) -> None:
     """`UserError` for the output of a softmax or of its logarithm, which hides the head."""
+    answer = answer.float()
     for p in (answer, answer.exp()):
         if answer.shape[1] > 1 and bool((p >= 0).all()) and torch.allclose(p.sum(1), torch.ones(2), atol=1e-4):
             raise UserError(f"model {name} returns probabilities: have it return the logits, or its features.")

@@ -27,7 +27,13 @@ from semisynth.models.backbone import Backbone, probe
 from semisynth.weights import read_json
 
 PREFIX, HUB = "hf:", "hub:"
-OF_A_VERSION = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # and not of the network
+OF_A_VERSION = (
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+)  # and not of the network
 
 
 def load(name: str, shape: Shape) -> Backbone:
