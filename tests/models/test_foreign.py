@@ -88,6 +88,11 @@ class Nan(Net):
         return self.features(x) * float("nan")
 
 
+class NanHead(Net):
+    def features(self, x):
+        return super().features(x) * float("nan")
+
+
 class Squeezed(Net):
     def forward(self, x):
         return self.features(x).squeeze()
@@ -193,6 +198,7 @@ def test_it_becomes_features_of_float32_and_a_head(factory: str, width: int, tmp
         ("Whole", r"gives \(2, 12\) of torch\.int64 for two images: its features must be floats"),
         ("Double", r"cannot read images of 1x16x16: .* It must compute in float32"),
         ("Nan", "gives nan or infinite features"),
+        ("NanHead", "gives nan or infinite features"),
         ("Squeezed", r"gives \(12,\) for one image: it must give \(1, 12\)"),
         ("Told", "keeps 'network._extra_state' in its state, which is no tensor"),
         ("Locked", r"cannot be copied.*: .*lock.*\. Keep in it what copy\.deepcopy takes"),
