@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -21,8 +22,10 @@ from semisynth.errors import UserError, line
 PICKLED = ("opaque_obj", "custom_obj")  # how the names of Python objects begin in a program's archive
 
 
-def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> nn.Module:
-    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder.
+def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> tuple[nn.Module, dict[str, str]]:
+    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder; and its code.
+
+    The code is a hash of each file of the folder that was imported.
 
     Its files are imported anew and leave no module behind, so that two folders may have the same names.
     told: where it is named. `UserError` if there is no such file in the folder, or what goes wrong within it.
@@ -34,19 +37,30 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
         raise UserError(f"{told}: '{named}' is no 'file.py:factory' or 'package.file:factory' in {folder}.")
     place, name = (file.parent, file.stem) if module.endswith(".py") else (folder, module)
     try:
-        with _importing_from(place, name), torch.random.fork_rng(devices=[]):
+        with _importing_from(place, name) as before, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what no weights file fills is the same each time
             made = getattr(importlib.import_module(name), factory)(**arguments)
+            code = _code(place.resolve(), before)
     except Exception as error:
         raise UserError(f"{told}: '{named}' fails ({type(error).__name__}: {line(error)}): mend it.") from error
     if not isinstance(made, nn.Module):
         raise UserError(f"{told}: '{named}' gives a {type(made).__name__}: it must give a torch.nn.Module.")
-    return made
+    return made, code
+
+
+def hashed(file: Path) -> str:
+    """A hash of what is in a file."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+
+
+def _code(place: Path, before: set[str]) -> dict[str, str]:
+    files = [Path(str(getattr(sys.modules[name], "__file__", ""))) for name in set(sys.modules) - before]
+    return {str(file.relative_to(place)): hashed(file) for file in files if file.is_relative_to(place)}
 
 
 @contextlib.contextmanager
-def _importing_from(place: Path, name: str) -> Iterator[None]:
-    """Within this context the module is found in `place`, and nowhere else."""
+def _importing_from(place: Path, name: str) -> Iterator[set[str]]:
+    """Within this context the module is found in `place`, and nowhere else; gives the names of those there before."""
     root, path, written = name.partition(".")[0], str(place.resolve()), sys.dont_write_bytecode
     hidden = {other: sys.modules.pop(other) for other in list(sys.modules) if other.partition(".")[0] == root}
     before = set(sys.modules)
@@ -54,7 +68,7 @@ def _importing_from(place: Path, name: str) -> Iterator[None]:
     sys.dont_write_bytecode = True  # a file that changed within a second would be taken for what was compiled of it
     importlib.invalidate_caches()
     try:
-        yield
+        yield before
     finally:
         sys.path.remove(path)
         sys.dont_write_bytecode = written

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semisynth import optional
 from semisynth.errors import UserError, between, choose, line
 from semisynth.generators.adapted import Shape
+from semisynth.generators.identity import configured, identify
 from semisynth.generators.options import Options
 from semisynth.generators.sampler import Decoder, Predictor, Sampled, Schedule, consistency, ddim
 from semisynth.models.autoencoder import HUB, KIND, Autoencoder
@@ -23,6 +24,10 @@ INDEX = "model_index.json"
 WHAT, TEXT = "a diffusers folder", "a text-to-image model"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
 QUANTISED = "VQModel"
+CONFIGURED = (
+    "scheduler/scheduler_config.json",
+    *(f"{part}/config.json" for part in ("unet", "transformer", "vae", "vqvae")),
+)
 
 
 class Told(NamedTuple):
@@ -76,7 +81,10 @@ def load(path: Path, options: Options) -> Sampled:
     make = KINDS[_kind(path)]
     if options.prompts and make is not _text:
         raise UserError(f"{path} reads no text: leave the prompts out.")
-    return make(path, options).eval().requires_grad_(False)
+    generator = make(path, options).eval().requires_grad_(False)
+    asked = {"kind": make.__name__, "steps": options.sampler_steps, "guidance": options.guidance}
+    identify(generator, configured(path, CONFIGURED) | asked)  # prompts are among the buffers, encoded
+    return generator
 
 
 def class_names(path: Path, options: Options) -> tuple[str, ...]:
