@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semisynth.errors import UserError, check
+from semisynth.generators.identity import identify
 from semisynth.generators.options import Options
 from semisynth.generators.protocol import Generator, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
@@ -87,6 +89,7 @@ def load(path: Path, options: Options) -> Generator:
         raise UserError(f"{weights}: {error}") from error
     fill(network, tensors, weights)
     generator = Truncated(network.to(options.dtype), layout, options.truncation)
+    identify(generator, {"layout": asdict(layout), "truncation": options.truncation})
     return generator.eval().requires_grad_(False)
 
 

@@ -19,8 +19,10 @@ from semisynth.errors import UserError, line
 PICKLED = ("opaque_obj", "custom_obj")  # how the names of Python objects begin in a program's archive
 
 
-def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> nn.Module:
-    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder.
+def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> imports.Made:
+    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder; and its code.
+
+    The code is a hash of each file of the folder that was imported.
 
     told: where it is named. `UserError` if there is no such file in the folder, or what goes wrong within it.
     """
@@ -32,7 +34,7 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
     place, name = (file.parent, file.stem) if module.endswith(".py") else (folder, module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what no weights file fills is the same each time
-        return imports.made(place, name, factory, f"{told}: '{named}'", arguments).network
+        return imports.made(place, name, factory, f"{told}: '{named}'", arguments)
 
 
 class Program(nn.Module):

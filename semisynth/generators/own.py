@@ -11,14 +11,16 @@ a list of names; `condition` says what the network is called with after z (n, *l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from semisynth import imports
 from semisynth.errors import UserError, check_all, line
+from semisynth.generators.identity import identify
 from semisynth.generators.networks import Program, imported, program
 from semisynth.generators.options import Options
 from semisynth.generators.protocol import Generator, require_known, vectors
@@ -91,7 +93,10 @@ def load(path: Path, options: Options) -> Generator:
     """
     path, config = _read(path)
     told = _descriptor(path, config)
-    generator = Own(_network(path, config).eval().requires_grad_(False), told)
+    network, code = _network(path, config)
+    generator = Own(network.eval().requires_grad_(False), told)
+    asked = {name: config.get(name) for name in ("module", "program", "arguments")}
+    identify(generator, {**asdict(told), "names": None, "classes": len(told.names), **asked, "code": code})
     with torch.random.fork_rng(devices=[]):
         generator.differentiable = _tried(generator, path)
     return generator.eval()
@@ -128,19 +133,21 @@ def _descriptor(path: Path, config: dict[str, Any]) -> Descriptor:
     return Descriptor(tuple(latent), names, condition, *map(float, values))
 
 
-def _network(path: Path, config: dict[str, Any]) -> nn.Module:
+def _network(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    """The network, and a hash of each file that says what it computes."""
     if ("module" in config) == ("program" in config):
         raise UserError(f"{path} must have either 'module' or 'program': leave one out.")
     if "program" in config:
         for name in ("arguments", "weights"):
             if name in config:
                 raise UserError(f"{path}: 'program' has its weights in it and is not called to be made: no '{name}'.")
-        return program(path.parent / config["program"])
-    network = imported(path.parent, config["module"], config.get("arguments", {}), str(path))
+        file = path.parent / config["program"]
+        return program(file), {file.name: imports.hashed(file)}
+    network, code = imported(path.parent, config["module"], config.get("arguments", {}), str(path))
     if "weights" in config:
         weights = path.parent / config["weights"]
         fill(network, read_foreign(weights), weights)
-    return network
+    return network, code
 
 
 @torch.enable_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from semisynth import optional
 from semisynth.adapter import Shape
 from semisynth.errors import UserError, between, choose, sentence
+from semisynth.generators.identity import configured, identify
 from semisynth.generators.options import Options
 from semisynth.generators.sampler import Decoder, Predictor, Sampled, Schedule, consistency, ddim
 from semisynth.models.autoencoder import HUB, KIND, Autoencoder
@@ -25,6 +26,10 @@ TEXT = "a text-to-image model"
 diffusers = partial(optional.library, "diffusers", "a diffusers folder")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
 QUANTISED = "VQModel"
+CONFIGURED = (
+    "scheduler/scheduler_config.json",
+    *(f"{part}/config.json" for part in ("unet", "transformer", "vae", "vqvae")),
+)
 
 
 class Told(NamedTuple):
@@ -78,7 +83,10 @@ def load(path: Path, options: Options) -> Sampled:
     make = KINDS[_kind(path)]
     if options.prompts and make is not _text:
         raise UserError(f"{path} reads no text: leave the prompts out.")
-    return make(path, options).eval().requires_grad_(False)
+    generator = make(path, options).eval().requires_grad_(False)
+    asked = {"kind": make.__name__, "steps": options.sampler_steps, "guidance": options.guidance}
+    identify(generator, configured(path, CONFIGURED) | asked)  # prompts are among the buffers, encoded
+    return generator
 
 
 def class_names(path: Path, options: Options) -> tuple[str, ...]:

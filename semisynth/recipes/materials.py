@@ -19,10 +19,11 @@ from semisynth.difficulty import Judge
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator, source
-from semisynth.method import Update
+from semisynth.method import External, Update
 from semisynth.models import Classifier, foreign
 from semisynth.recipes import network, origin, restore
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
+from semisynth.state import UNLABELED
 
 OWN = "; it has options of its own"
 STILL = ", as its features are not trained"
@@ -174,6 +175,7 @@ class Materials:
             if self.generator is None:
                 raise UserError("--unlabeled generator needs --generator.")
             generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
+            self.method.add_module(UNLABELED, External(generator))  # so that a run knows whose images it has seen
             return Synthetic(lambda n: generators.sample(generator, n, like), batch, seed)
         if origin == "pool" and not len(self.rest):
             raise UserError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semisynth import models, weights
 from semisynth.data import datasets
@@ -76,11 +76,10 @@ def require_finished(run: Path) -> None:
         raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
 
 
-def memory(run: Path) -> dict[str, Tensor]:
-    """The state of a run's method at its last checkpoint; `UserError` if that is missing or damaged."""
+def checkpoint(run: Path) -> dict[str, Any]:
+    """A run's last checkpoint, as `state` has it; `UserError` if that is missing or damaged."""
     try:
-        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
-    found: dict[str, Tensor] = content["method"]
-    return found
+    return content

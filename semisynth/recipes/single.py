@@ -22,7 +22,7 @@ from semisynth.models import foreign
 from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
-from semisynth.state import externals
+from semisynth.state import externals, same_externals
 
 
 def fit(
@@ -151,12 +151,15 @@ def _study(materials: Materials) -> dict[str, Tensor]:
 def again(run: Path, device: torch.device) -> Materials:
     """What a finished run was made of, its method in the state of the last step and in eval mode.
 
-    `UserError` if it is not finished, or its data or generator are no longer there.
+    `UserError` if it is not finished, or its data or generator are no longer there, or no longer what they were.
     """
     config = restore.configuration(run)
     restore.require_finished(run)
     materials = Materials(replace(config, engine=replace(config.engine, device=str(device))))
     origin.require(materials.data, run)
-    materials.method.load_state_dict(restore.memory(run))
+    content = restore.checkpoint(run)
+    if not same_externals(materials.method, content["externals"]):
+        raise UserError(f"{run} was made with another generator, teacher or autoencoder than is there now: restore it.")
+    materials.method.load_state_dict(content["method"])
     materials.method.to(device).eval()
     return materials

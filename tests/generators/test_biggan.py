@@ -21,6 +21,7 @@ from semisynth import generators
 from semisynth.errors import UserError
 from semisynth.generators.biggan import Truncated, truncated
 from semisynth.generators.options import Options
+from semisynth.method import External
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.recipes import single
 
@@ -163,6 +164,15 @@ def test_it_is_constant_and_the_same_again(folder: Path) -> None:
     assert one(z, y).equal(other(z, y)) and not one(z, y).allclose(load(folder, 0.75)(z, y))
     assert not one.training and not any(p.requires_grad for p in one.parameters())
     assert (one.latent_shape, one.classes, generators.shape(one)) == ((LATENT,), CLASSES, (3, 16, 16))
+
+
+def test_blocks_that_double_elsewhere_are_another_network(folder: Path) -> None:
+    first = External(load(folder)).fingerprint()
+    assert External(load(folder)).fingerprint() == first != External(load(folder, 0.99)).fingerprint()
+    config = json.loads((folder / "config.json").read_text())
+    config["layers"] = [[not doubles, *sizes] for doubles, *sizes in config["layers"]]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert External(load(folder)).fingerprint() != first
 
 
 def test_half_precision_gives_nearly_the_same(folder: Path) -> None:

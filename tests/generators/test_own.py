@@ -23,6 +23,7 @@ from semisynth import generators
 from semisynth.errors import UserError
 from semisynth.generators import Adapted, Adapter, Permuted
 from semisynth.generators.own import Own
+from semisynth.method import External
 from semisynth.recipes import single
 
 LATENT, CLASSES = 3, 4
@@ -68,6 +69,17 @@ class Constant(Sine):
     @torch.no_grad()
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return super().forward(z, y)
+
+
+class Scaled(nn.Module):
+    """Nothing but a constant."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return (self.scale * torch.tanh(z[:, :, None, None]) + 0 * y.sum(1)[:, None, None, None]).expand(-1, 3, 4, 4)
 
 
 def described(folder: Path, content: dict[str, Any], network: str = NETWORK) -> Path:
@@ -272,6 +284,33 @@ def test_without_weights_it_is_the_same_each_time_and_draws_nothing(tmp_path: Pa
     folder, state = described(tmp_path, told), torch.get_rng_state()
     one, other = load(folder), load(folder)
     assert one(*latents()).equal(other(*latents())) and torch.get_rng_state().equal(state)
+
+
+def test_its_code_and_descriptor_tell_it_from_others_with_the_same_weights(tmp_path: Path) -> None:
+    content = {**MODULE, **CONDITIONAL, "module": "parts.net:Network"}
+    network = "from .helper import level\n" + textwrap.dedent(NETWORK).replace("torch.tanh(", "level * torch.tanh(")
+    folder = described(tmp_path, content, network)
+    (folder / "parts").mkdir()
+    (folder / "net.py").rename(folder / "parts" / "net.py")
+
+    def fingerprint(level: float, **change: Any) -> str:
+        (folder / "parts" / "helper.py").write_text(f"level = {level}")
+        (folder / "train.py").write_text(f"# which is not imported {level} {change}")
+        (folder / "generator.json").write_text(json.dumps({**content, **change}))
+        return External(load(folder)).fingerprint()
+
+    assert fingerprint(1.0) == fingerprint(1.0, classes=["a", "b", "c", "d"])
+    others = [fingerprint(0.5), fingerprint(1.0, range=[-2, 2]), fingerprint(1.0, arguments={"width": 6})]
+    assert len({fingerprint(1.0), *others}) == 4
+
+
+def test_programs_with_other_constants_are_others(tmp_path: Path) -> None:
+    found = []
+    for name, scale in (("one", 1.0), ("other", 0.5)):
+        folder = exported(tmp_path / name, Scaled(scale), torch.export.Dim.DYNAMIC)
+        found.append(External(load(folder)).fingerprint())
+        assert External(load(folder)).fingerprint() == found[-1]
+    assert found[0] != found[1]
 
 
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {

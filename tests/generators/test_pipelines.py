@@ -320,6 +320,24 @@ def edited(place: str, into: Path, file: str, **told: Any) -> Path:
     return into
 
 
+def test_a_folder_that_computes_otherwise_with_the_same_weights_is_another(
+    place: Callable[[str], str], tmp_path: Path
+) -> None:
+    def fingerprint(folder: Path | str, **asked: Any) -> str:
+        return External(generators.Permuted(generators.load(str(folder), options("dit", **asked)), 0)).fingerprint()
+
+    schedule, network = "scheduler/scheduler_config.json", "transformer/config.json"
+    same = [fingerprint(place("dit"))]
+    same.append(fingerprint(edited(place("dit"), tmp_path / "version", schedule, _diffusers_version="0.1.0")))
+    same.append(fingerprint(edited(place("dit"), tmp_path / "names", "model_index.json", id2label={"0": "cat"})))
+    same += [fingerprint(place("dit"), offload=True), fingerprint(place("dit"), chunk=2)]
+    others = [fingerprint(edited(place("dit"), tmp_path / "schedule", schedule, beta_end=0.01))]
+    others.append(fingerprint(edited(place("dit"), tmp_path / "class", schedule, _class_name="LCMScheduler")))
+    others.append(fingerprint(edited(place("dit"), tmp_path / "network", network, norm_eps=0.1)))
+    others += [fingerprint(place("dit"), sampler_steps=3), fingerprint(place("dit"), guidance=2.0)]
+    assert len({*same}) == 1 and len({*same, *others}) == 6
+
+
 def test_an_unknown_pipeline_is_named_with_those_that_are_known(place: Callable[[str], str], tmp_path: Path) -> None:
     other = edited(place("dit"), tmp_path / "other", "model_index.json", _class_name="FluxPipeline")
     told = r"unknown pipeline in .*other/model_index\.json: 'FluxPipeline'.* DDIMPipeline, .*StableDiffusionPipeline"

@@ -16,7 +16,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import calibration, environment, insight, report
+from semisynth import calibration, environment, insight, report, weights
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.data import own as datasets_own
@@ -328,6 +328,32 @@ def test_the_generators_size_is_that_of_the_data_when_the_run_is_taken_up_again(
     result = single.fit(config, tmp_path / "run", show=False)
     assert result["shape"] == [1, 16, 16] and single.fit(config, tmp_path / "run", show=False) == result
     assert restore.trained(tmp_path / "run", CPU)[2].hash == result["data"]["hash"]
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "mpssl"])
+def test_a_run_whose_generator_changed_is_neither_gone_on_with_nor_asked_for_images(method, generator, tmp_path):
+    mine, run = tmp_path / "generator", tmp_path / "run"
+    shutil.copytree(generator, mine)
+    config = tiny.config(method, str(mine), **({"unlabeled": "generator"} if method == "fixmatch" else {}))
+    result = single.fit(config, run, show=False)
+    assert list(result["externals"]) == ["unlabeled" if method == "fixmatch" else "generator"]
+    assert single.again(run, torch.device("cpu")).method is not None
+    tensors = {name: value + 0.1 for name, value in load_file(mine / "model.safetensors").items()}
+    weights.write_tensors(mine / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"run was made with another generator, .* than is there now: restore it"):
+        single.again(run, torch.device("cpu"))
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match="was made with another generator, teacher or autoencoder: use the same one"):
+        single.fit(config, run, show=False)
+
+
+def test_of_unlabeled_images_an_earlier_version_kept_no_generator(generator, tmp_path):
+    config = tiny.config("fixmatch", generator, unlabeled="generator")
+    single.fit(config, tmp_path, show=False)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "externals": {}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "result.json").unlink()
+    assert single.fit(config, tmp_path, show=False)["finished"]
 
 
 def test_too_few_images_for_the_labels_name_the_class_and_what_was_set_aside(tmp_path):
