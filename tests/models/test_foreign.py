@@ -124,6 +124,18 @@ class NoGradient(Net):
             return self.features(x)
 
 
+class Aside(Net):
+    """A layer is called for what is only looked at."""
+
+    def features(self, x):
+        found = self.body(x)
+        self.mean = self.middle(found).mean().detach()
+        return self.last(found.repeat(1, 2)[:, :12]) + self.mean
+
+    def forward(self, x):
+        return self.features(x)
+
+
 class Twice(Net):
     """One layer under two names, of which the second is called."""
 
@@ -245,6 +257,12 @@ def test_adapters_that_would_not_be_trained_are_refused(tmp_path: Path) -> None:
         UserError, match=r"lora: the features fail with adapters: .* Give --tune-features frozen or full"
     ):
         Tuning("lora", 2).apply(built(tmp_path, "NoGradient"), SHAPE)
+
+
+def test_an_adapter_of_a_layer_that_is_only_looked_at_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    with pytest.raises(UserError, match=r"lora: the adapter 'network\.middle\.lora_A.*' would not be trained"):
+        Tuning("lora", 2).apply(built(tmp_path, "Aside"), SHAPE)
 
 
 class Spied(nn.Conv2d):

@@ -191,7 +191,8 @@ def configured(folder: Path, **told: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
 
 
-def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # which the library asks
     name = backbones.saved(tmp_path, "vit")
     code = "raise RuntimeError('was run')"
     (tmp_path / "theirs.py").write_text(code)
