@@ -436,7 +436,7 @@ WRONG = {
     "source of other classes": (
         "gda",
         {"generator": "letters", "source": str(SHIPPED / "glyphs-source")},
-        "is a classify run of 62 classes, images [1, 16, 16]; generator 'letters' has 52, images [1, 16, 16]: make one",
+        "is a classify run of 62 classes; generator 'letters' has 52: make one",
     ),
     "a source that nothing reads": (
         "mpssl",
