@@ -53,7 +53,11 @@ def ddim(config: Mapping[str, Any], steps: int, pixels: bool) -> Schedule:
         scheduler.set_timesteps(steps)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"the scheduler {name} cannot be followed in {steps} steps: {error}") from error
-    return Schedule(tuple(scheduler.timesteps.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
+    times = scheduler.timesteps
+    if predicted == "epsilon" and not scheduler.alphas_cumprod[times].all():
+        told = f"the scheduler {name} begins with noise alone, of which a predicted noise leaves no image"
+        raise UserError(f"{told}: give a folder whose network predicts v_prediction or sample.")
+    return Schedule(tuple(times.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
 
 
 def consistency(config: Mapping[str, Any]) -> Schedule:
