@@ -22,7 +22,7 @@ from semisynth.errors import UserError, check_all, line
 from semisynth.generators.identity import identify
 from semisynth.generators.networks import Program, hashed, imported, program
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, require_known, vectors
+from semisynth.generators.protocol import Generator, require_known, unmixed, vectors
 from semisynth.weights import fill, read_foreign, read_json
 
 READS: tuple[str, ...] = ()  # options
@@ -64,7 +64,8 @@ class Own(Generator):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, *latent), y labels (n,) or class vectors (n, classes), or None without classes -> images in [0, 1]."""
         low, high = self.told.low, self.told.high
-        images: Tensor = (self.raw(z, y) - low) / (high - low)
+        with unmixed(z):
+            images: Tensor = (self.raw(z, y) - low) / (high - low)
         return images.clamp(0, 1).to(z.dtype)
 
     def raw(self, z: Tensor, y: Tensor | None) -> Any:

@@ -19,7 +19,7 @@ from semisynth import optional
 from semisynth.errors import UserError
 from semisynth.generators.adapted import Shape
 from semisynth.generators.diffusion import again
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, unmixed, vectors
 from semisynth.models.autoencoder import Autoencoder
 
 PREDICTED = ("epsilon", "v_prediction", "sample")
@@ -179,8 +179,9 @@ class Sampled(Generator):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,) or class vectors (n, classes) -> images in [0, 1]."""
         size = self.chunk or len(z)
-        conditions = repeat(None) if y is None else self._condition(y).split(size)
-        return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
+        with unmixed(z):
+            conditions = repeat(None) if y is None else self._condition(y).split(size)
+            return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
 
     def _condition(self, y: Tensor) -> Tensor:
         table = self.get_buffer("table")
