@@ -48,7 +48,11 @@ def biggan(folder: Path) -> str:
     config = package.BigGANConfig(**sizes, n_stats=5, class_embed_dim=5, output_dim=16)
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_string())
-    torch.save(package.BigGAN(config).state_dict(), folder / "pytorch_model.bin")
+    state = package.BigGAN(config).state_dict()
+    undefined = ("running_means", "running_vars", "generator.bn.weight", "generator.bn.bias", "gamma")
+    state |= {name: torch.rand(value.shape) + 0.5 for name, value in state.items() if name.endswith(undefined)}
+    state = {name.replace("weight_orig", "weight"): value for name, value in state.items() if name[-2:] not in "_u_v"}
+    torch.save(state, folder / "pytorch_model.bin")
     return str(folder)
 
 
