@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import folders
 import pytest
+import tiny
 import torch
 from pyarrow import parquet as arrow
 
@@ -19,6 +21,7 @@ from semisynth.data import datasets, parquet
 from semisynth.errors import UserError
 from semisynth.generators import Options
 from semisynth.generators.diffusion import Diffusion, denoiser_of
+from semisynth.recipes import single
 from semisynth.recipes.dpt import DPT, dpt
 from semisynth.recipes.mix import Mix, mix
 
@@ -45,7 +48,11 @@ def biggan(folder: Path) -> str:
     config = package.BigGANConfig(**sizes, n_stats=5, class_embed_dim=5, output_dim=16)
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_string())
-    torch.save(package.BigGAN(config).state_dict(), folder / "pytorch_model.bin")
+    state = package.BigGAN(config).state_dict()
+    undefined = ("running_means", "running_vars", "generator.bn.weight", "generator.bn.bias", "gamma")
+    state |= {name: torch.rand(value.shape) + 0.5 for name, value in state.items() if name.endswith(undefined)}
+    state = {name.replace("weight_orig", "weight"): value for name, value in state.items() if name[-2:] not in "_u_v"}
+    torch.save(state, folder / "pytorch_model.bin")
     return str(folder)
 
 
@@ -97,6 +104,27 @@ def test_a_mix_and_dpt_take_any(kind: str, made: tuple[str, Options], tmp_path: 
     assert list(told) == ["classifier-0", "images-1", "labels-1", "quality-1", "classifier-1"]
     shown = arrow.read_table(next(Path(told["images-1"]["path"]).glob("*.parquet"))).to_pylist()
     assert [row["label"] for row in shown] == [names[i % len(names)] if names else None for i in range(20)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
+@each_kind
+def test_the_precision_of_a_run_is_not_that_of_its_generator(
+    kind: str, made: tuple[str, Options], precision: Any, tmp_path: Path
+) -> None:
+    if kind == "shipped" or (kind == "own" and precision != "float32"):
+        pytest.skip("it has no precision of its own")
+    place, asked = made[0], replace(made[1], precision=precision)
+    generator = generators.load(place, asked)
+    z, y = torch.randn(3, *generator.latent_shape), torch.arange(3) % generator.classes if generator.classes else None
+
+    alone = generator(z.requires_grad_(), y)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        images = generator(z, y)
+    first, second = (torch.autograd.grad(found.square().sum(), z)[0] for found in (alone, images))
+    assert images.equal(alone) and first.equal(second)
+    if kind != "own":
+        fields = {"generator_options": asdict(asked), "precision": "bf16", "unlabeled_batch": 4}
+        assert single.fit(tiny.config("mpssl", place, steps=1, **fields), tmp_path / "run", show=False)["finished"]
 
 
 @each_kind

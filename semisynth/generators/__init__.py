@@ -20,6 +20,8 @@ from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
 from semisynth.generators.protocol import sample as sample
 from semisynth.generators.protocol import shape as shape
+from semisynth.generators.trial import finite as finite
+from semisynth.generators.trial import tried as tried
 from semisynth.method import External
 from semisynth.models import autoencoder
 from semisynth.weights import SHIPPED, load_into, read_json

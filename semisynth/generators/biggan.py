@@ -12,7 +12,7 @@ from torch import Tensor
 from semisynth.errors import UserError, check
 from semisynth.generators.identity import identify
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, unmixed, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.weights import fill, read_foreign, read_json, read_names
 
@@ -47,8 +47,9 @@ class Truncated(Generator):
         """z (n, z_dim), y labels (n,) or class vectors (n, classes) -> images (n, 3, h, w)."""
         assert y is not None, "BigGAN is class-conditional: y is needed"
         dtype = self.network.embeddings.weight.dtype
-        latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
-        images: Tensor = self.network(latent.to(dtype), vectors(y, self.classes, z).to(dtype))
+        with unmixed(z):
+            latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
+            images: Tensor = self.network(latent.to(dtype), vectors(y, self.classes, z).to(dtype))
         return ((images + 1) / 2).to(z.dtype)
 
 

@@ -23,7 +23,8 @@ from semisynth.errors import UserError, check_all, line
 from semisynth.generators.identity import identify
 from semisynth.generators.networks import Program, imported, program
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, require_known, vectors
+from semisynth.generators.protocol import Generator, require_known, unmixed, vectors
+from semisynth.method import External
 from semisynth.weights import fill, read_foreign, read_json
 
 READS: tuple[str, ...] = ()  # options
@@ -39,6 +40,7 @@ FIELDS: dict[str, Any] = {
     "condition": Condition,
     "range": list,
 }
+LARGEST = 1e30  # of a range: sums and differences stay finite
 TRIED = 2  # images of the trial
 OUTSIDE = 0.25  # share of a trial's values outside the range that cannot be meant
 
@@ -65,7 +67,8 @@ class Own(Generator):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, *latent), y labels (n,) or class vectors (n, classes), or None without classes -> images in [0, 1]."""
         low, high = self.told.low, self.told.high
-        images: Tensor = (self.raw(z, y) - low) / (high - low)
+        with unmixed(z):
+            images: Tensor = (self.raw(z, y) - low) / (high - low)
         return images.clamp(0, 1).to(z.dtype)
 
     def raw(self, z: Tensor, y: Tensor | None) -> Any:
@@ -122,7 +125,8 @@ def _descriptor(path: Path, config: dict[str, Any]) -> Descriptor:
     latent, values, classes = config["latent"], config["range"], config.get("classes", 0)
     if not latent or not all(type(size) is int and size > 0 for size in latent):
         raise UserError(f"'latent' in {path} is {latent}: give the sizes of one latent, such as [128].")
-    if len(values) != 2 or not all(type(end) in (int, float) for end in values) or not values[0] < values[1]:
+    ends = [float(end) for end in values if type(end) in (int, float) and abs(end) < LARGEST]
+    if len(values) != 2 or len(ends) != 2 or not ends[0] < ends[1]:
         raise UserError(f"'range' in {path} is {values}: give the least and the greatest value, such as [-1, 1].")
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     if classes != 0 and not (names and len({*names}) == len(names) and all(isinstance(name, str) for name in names)):
@@ -130,7 +134,7 @@ def _descriptor(path: Path, config: dict[str, Any]) -> Descriptor:
     condition = config.get("condition", "vectors" if names else "none")
     if (condition == "none") != (not names):
         raise UserError(f"'condition' in {path} is {condition}, with {len(names)} classes: correct one of both.")
-    return Descriptor(tuple(latent), names, condition, *map(float, values))
+    return Descriptor(tuple(latent), names, condition, *ends)
 
 
 def _network(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
@@ -156,10 +160,16 @@ def _tried(generator: Own, path: Path) -> str:
     z, y = _latents(generator)
     inputs = [z] if y is None or generator.told.condition == "labels" else [z, y]
     told = f"{path}: called with z {tuple(z.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}, its network")
+    before = External(generator).fingerprint()
     try:
         images, again = generator.raw(z, y), generator.raw(z, y)
+        alone = generator.raw(z[:1], None if y is None else y[:1])
+    except ImportError as error:
+        told += f" imports when it is called ({line(error)[:300]})"
+        raise UserError(f"{told}: import at the top of the file, as its folder is there for that alone.") from error
     except Exception as error:
-        raise UserError(f"{told} fails ({line(error)[:300]}): correct 'latent', 'classes' or 'condition'.") from error
+        told += f" fails ({type(error).__name__}: {line(error)[:300]})"
+        raise UserError(f"{told}: mend it; 'latent', 'classes' and 'condition' say what it is called with.") from error
     low, high = generator.told.low, generator.told.high
     if not isinstance(images, Tensor) or images.ndim != 4 or (len(images), images.shape[1] in (1, 3)) != (TRIED, True):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
@@ -171,6 +181,10 @@ def _tried(generator: Own, path: Path) -> str:
         raise UserError(f"{told} gives values of which {outside:.0%} are outside {[low, high]}: correct 'range'.")
     if not torch.allclose(images, again, atol=1e-4 * (high - low)):
         raise UserError(f"{told} gives other images each time: they must follow from z and y, so fix its noise.")
+    if not torch.allclose(images[:1], alone, atol=1e-4 * (high - low)):
+        raise UserError(f"{told} gives another image alone than beside others: each must follow from its own row.")
+    if External(generator).fingerprint() != before:
+        raise UserError(f"{told} changes its parameters or buffers: it must be constant, so leave it in eval mode.")
     return _missing(generator, images, inputs)
 
 

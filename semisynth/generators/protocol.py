@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +47,15 @@ class Permuted(Generator):
             y = order[y] if y.ndim == 1 else y[:, order.argsort()]
         images: Tensor = self.generator(z, y)
         return images
+
+
+def unmixed(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Within this context nothing is cast automatically on the device of `like`: each part computes in its own dtype.
+
+    The precision of a generator from elsewhere is an option of its own, and kernels refuse to mix two of few bits.
+    """
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from semisynth import optional
 from semisynth.adapter import Shape
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import again
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, unmixed, vectors
 from semisynth.models.autoencoder import Autoencoder
 
 PREDICTED = ("epsilon", "v_prediction", "sample")
@@ -53,7 +53,11 @@ def ddim(config: Mapping[str, Any], steps: int, pixels: bool) -> Schedule:
         scheduler.set_timesteps(steps)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"the scheduler {name} cannot be followed in {steps} steps: {error}") from error
-    return Schedule(tuple(scheduler.timesteps.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
+    times = scheduler.timesteps
+    if predicted == "epsilon" and not scheduler.alphas_cumprod[times].all():
+        told = f"the scheduler {name} begins with noise alone, of which a predicted noise leaves no image"
+        raise UserError(f"{told}: give a folder whose network predicts v_prediction or sample.")
+    return Schedule(tuple(times.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
 
 
 def consistency(config: Mapping[str, Any]) -> Schedule:
@@ -177,8 +181,9 @@ class Sampled(Generator):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,) or class vectors (n, classes) -> images in [0, 1]."""
         size = self.chunk or len(z)
-        conditions = repeat(None) if y is None else self._condition(y).split(size)
-        return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
+        with unmixed(z):
+            conditions = repeat(None) if y is None else self._condition(y).split(size)
+            return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
 
     def _condition(self, y: Tensor) -> Tensor:
         table = self.get_buffer("table")

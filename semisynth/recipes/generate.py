@@ -65,26 +65,34 @@ class Generate:
 class Maker(NamedTuple):
     """Makes the images (n, c, h, w) in [0, 1] of these numbers, and tells their classes; a class is None without any.
 
-    fingerprint: of its weights; classes: in the order in which they are made.
+    name: of the generator or run; fingerprint: of what determines it; classes: in the order in which they are made.
     """
 
     make: Callable[[range], tuple[Tensor, Sequence[str | None]]]
+    name: str
     fingerprint: str
     classes: Sequence[str]
+
+    def record(self, options: Generate) -> dict[str, Any]:
+        """What is kept of images that it made."""
+        return {"options": asdict(options), "fingerprint": self.fingerprint, "classes": list(self.classes)}
 
 
 def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
     """Write the images into the directory `out`, or those that are missing; returns its record, which is written last.
 
     The same options give the same images however often they were interrupted. `UserError` where `out` holds anything
-    else, for a class that the generator has not, and for a run without a mapper.
+    else, also images of a generator that has changed, for a class that it has not, and for a run without a mapper.
     """
-    there = _finished(options, out)
-    if there is not None:
-        return there
+    there = _there(options, out)
     maker = _of_run(options) if options.run is not None else _of_generator(options)
+    record = maker.record(options)
+    if there:
+        directory.require(out, "images of another generator", there, record, record)
+        if (out / RECORD).exists():
+            return record
     directory.make(out / PARTS)
-    weights.write_json(out / PARTS / RECORD, asdict(options))
+    weights.write_json(out / PARTS / RECORD, record)
     parts = [range(options.count)[i : i + SHARD] for i in range(0, options.count, SHARD)]
     paths = [out / PARTS / f"{part.start // SHARD:06}.parquet" for part in parts]
     done = sum(path.exists() for path in paths)
@@ -92,29 +100,33 @@ def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
         for numbers, path in zip(parts, paths, strict=True):
             if not path.exists():
                 x, labels = maker.make(numbers)
-                cells = [parquet.png(image) for image in prepared(x, None).cpu()]
+                cells = [parquet.png(image) for image in prepared(x, None, maker.name).cpu()]
                 parquet.write(path, {"image": cells, "label": labels, "index": list(numbers)})
                 bar.step()
     return _conclude(options, out, paths, maker)
 
 
-def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
+def _there(options: Generate, out: Path) -> dict[str, Any] | None:
+    """The record of images of these options, or what the first of their parts claimed."""
     claim = out / PARTS / RECORD
     if not (out / RECORD).exists() and claim.exists():
-        directory.require(out, "other images", weights.read_json(claim), asdict(options), asdict(options))
-        return None
+        there = weights.read_json(claim)
+        directory.require(out, "other images", there.get("options", {}), asdict(options), asdict(options))
+        return there
     empty = not directory.taken(out / PARTS, (RECORD,))
     return directory.finished(out, "set of generated images", RECORD, asdict(options), (PARTS,) if empty else ())
 
 
 def _of_generator(options: Generate) -> Maker:
     assert options.generator is not None
-    generator, device = generators.load(options.generator, options.generator_options), resolve(options.device)
-    names = generators.class_names(options.generator, options.generator_options)
+    name, asked, device = options.generator, options.generator_options, resolve(options.device)
+    generator, names = generators.load(name, asked), generators.class_names(name, asked)
     if options.classes is not None and not names:
-        raise UserError(f"generator {options.generator} has no classes: leave --classes out.")
-    wanted = [names.index(choose(name, names, "class")) for name in options.classes or names]
-    generator.to(device)
+        raise UserError(f"generator {name} has no classes: leave --classes out.")
+    wanted = [names.index(choose(own, names, "class")) for own in options.classes or names]
+    channels, *_ = generators.tried(generator, name, device)
+    if channels not in (1, 3):
+        raise UserError(f"generator {name} makes images of {channels} channels: files of images have 1 or 3.")
 
     def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
         z = latents(generator, [noise.derive("generate", options.seed, i) for i in numbers]).to(device)
@@ -123,7 +135,7 @@ def _of_generator(options: Generate) -> Maker:
             x: Tensor = generator(z, torch.tensor(y, device=device) if wanted else None)
         return x, [names[c] for c in y] or [None] * len(numbers)
 
-    return Maker(make, External(generator).fingerprint(), [names[c] for c in wanted])
+    return Maker(make, name, External(generator).fingerprint(), [names[c] for c in wanted])
 
 
 def _of_run(options: Generate) -> Maker:
@@ -139,7 +151,7 @@ def _of_run(options: Generate) -> Maker:
     with torch.no_grad(), noise.seeded("mapper"):
         if "mapped" not in method.samples(1, like):
             raise UserError(f"method '{materials.config.method}' of {options.run} has no mapper: give --generator.")
-    return Maker(make, External(method).fingerprint(), names)
+    return Maker(make, options.run, External(method).fingerprint(), names)
 
 
 def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker)
     else:
         images, labels, numbers = zip(*_rows(paths), strict=True)
         parquet.write(out / IMAGES, {"image": list(images), "label": list(labels), "index": list(numbers)})
-    record = {"options": asdict(options), "fingerprint": maker.fingerprint, "classes": list(maker.classes)}
+    record = maker.record(options)
     weights.write_json(out / RECORD, record)
     for path in (*paths, out / PARTS / RECORD):
         path.unlink()

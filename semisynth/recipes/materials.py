@@ -39,7 +39,7 @@ class Materials:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
         loaded = generators.load(setting.generator, config.asked) if setting.generator else None
-        self.made = generators.shape(loaded) if loaded is not None else None
+        self.made = generators.tried(loaded, str(setting.generator), self.device) if loaded is not None else None
         self.data = data or origin.load(config)
         self.told = self.data.told
         self.generator = self._adapted(loaded)

@@ -103,13 +103,13 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
     """
     data = datasets.load(options.real, options.reading)
     if (there := _finished(options, data, out)) is not None:
+        found = _fingerprints(_makers(options, data))
+        directory.require(out, "a mix of other generators", there.get("generators", {}), found, found)
         return there
     through = Through.parse(options.through) if options.through else None
     labeled, real = _drawn(options, data)
     count = _synthetic(options, len(real))
-    device, asked = resolve(options.device), generators.dealt(options.synthetic, options.generator_options)
-    known = zip(options.synthetic, asked, strict=True)
-    makers = [Maker.of(name, own, options.classes, data.classes, data.shape, device) for name, own in known]
+    makers = _makers(options, data)
     rows = [
         *_rows(labeled, data, "train", through),
         *_rows(real, data, "unlabeled", through),
@@ -130,6 +130,16 @@ def _finished(options: Mix, data: Dataset, out: Path) -> dict[str, Any] | None:
     if record is not None:
         directory.require(out, "a mix of other images", record, {"data": data.describe()["hash"]}, ["data"])
     return record
+
+
+def _makers(options: Mix, data: Dataset) -> list[Maker]:
+    device, asked = resolve(options.device), generators.dealt(options.synthetic, options.generator_options)
+    known = zip(options.synthetic, asked, strict=True)
+    return [Maker.of(name, own, options.classes, data.classes, data.shape, device) for name, own in known]
+
+
+def _fingerprints(makers: Sequence[Maker]) -> dict[str, str]:
+    return {maker.name: External(maker.generator).fingerprint() for maker in makers}
 
 
 # ---- what is mixed --------------------------------------------------------------------------------------------------
@@ -196,7 +206,7 @@ def _record(options: Mix, data: Dataset, rows: Sequence[Row], makers: Sequence[M
         "images": dict(Counter(row.split for row in rows)),
         "sources": dict(Counter(row.source for row in pool)),
         "classes": dict(sorted(Counter(row.shown or "" for row in made).items())),
-        "generators": {maker.name: External(maker.generator).fingerprint() for maker in makers},
+        "generators": _fingerprints(makers),
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (POOL, HIDDEN)},
         "auroc": found,
         "verdict": None if worst is None else "too easy" if worst > EASY else "hard enough",

@@ -36,7 +36,7 @@ class Maker:
         classes: equal, any, or pairs, as `mix` has them; own, shape: classes of the data, and what images are made.
         """
         loaded = generators.load(name, options)
-        adapter = generators.Adapter(generators.shape(loaded), shape)
+        adapter = generators.Adapter(generators.tried(loaded, name, device), shape)
         generator = (generators.Adapted(loaded, adapter) if adapter.told else loaded).to(device)
         names = generators.class_names(name, options)
         if classes == "any":
@@ -87,7 +87,9 @@ def samples(makers: Sequence[Maker], data: Dataset, count: int, seed: int, throu
         places = [i % len(maker.asked) for i, _ in turn]
         images = maker.sample(places, [own for _, own in turn])
         for image, place, (_, own) in zip(images, places, turn, strict=True):
-            yield Row(prepared(image[None], through)[0], None, "unlabeled", maker.name, maker.asked[place][0], own)
+            yield Row(
+                prepared(image[None], through, maker.name)[0], None, "unlabeled", maker.name, maker.asked[place][0], own
+            )
 
 
 def latents(generator: Generator, seeds: Sequence[int]) -> Tensor:
@@ -96,6 +98,7 @@ def latents(generator: Generator, seeds: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(generator.latent_shape, generator=source) for source in sources])
 
 
-def prepared(x: Tensor, through: Through | None) -> Tensor:
-    """Images in [0, 1] as uint8."""
+def prepared(x: Tensor, through: Through | None, name: str | None = None) -> Tensor:
+    """Images in [0, 1] as uint8; name: of the generator that made them, which a `UserError` for others names."""
+    x = x if name is None else generators.finite(x, name)
     return through(x) if through else (255 * x).round().to(torch.uint8)

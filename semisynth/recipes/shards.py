@@ -76,7 +76,8 @@ Source = Sampler | Pretrained
 def make(source: Source, numbers: range, path: Path) -> None:
     """One shard."""
     x, labels = source.images(numbers, [noise.derive("dpt image", source.seed, i) for i in numbers])
-    images = [parquet.png(image) for image in prepared(x, None)]
+    name = source.run if isinstance(source, Sampler) else source.generator
+    images = [parquet.png(image) for image in prepared(x, None, name)]
     parquet.write(path, {"image": images, "label": list(labels), "index": list(numbers)})
 
 

@@ -322,6 +322,9 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "latent": ({"latent": [3, 0]}, r"'latent' in .* is \[3, 0\]: give the sizes"),
     "empty latent": ({"latent": []}, r"'latent' in .* is \[\]"),
     "range": ({"range": [1, -1]}, r"'range' in .* is \[1, -1\]: give the least"),
+    "endless range": ({"range": [-math.inf, math.inf]}, r"'range' in .* is \[-inf, inf\]: give the least"),
+    "range of no number": ({"range": [0, math.nan]}, r"'range' in .* is \[0, nan\]: give the least"),
+    "vast range": ({"range": [-1e308, 1e308]}, r"'range' in .*: give the least"),
     "range of three": ({"range": [0, 1, 2]}, r"'range' in "),
     "range of text": ({"range": ["0", "1"]}, r"'range' in "),
     "names": ({"classes": ["a", "a"]}, r"'classes' in .*: give how many, or a list of names, each once"),
@@ -342,7 +345,10 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"module": "net.py:torch", "arguments": {}}, r"'net\.py:torch' fails \(TypeError"),
     "no weights": ({"weights": "no.safetensors"}, r"no\.safetensors does not exist"),
     "other weights": ({"arguments": {"width": 7}}, r"weights\.safetensors does not fit this network: .*size mismatch"),
-    "other latent": ({"latent": [5]}, r"z \(2, 5\) and y \(2, 4\), its network fails .*: correct 'latent'"),
+    "other latent": (
+        {"latent": [5]},
+        r"z \(2, 5\) and y \(2, 4\), its network fails \(RuntimeError: .*: mend it; 'latent', ",
+    ),
     "beyond": ({"range": [0, 1]}, r"gives values of which \d+% are outside \[0\.0, 1\.0\]: correct 'range'"),
 }
 
@@ -371,6 +377,32 @@ OUTPUTS: dict[str, tuple[str, str]] = {
 def test_a_network_that_makes_no_images_is_explained(tmp_path: Path, name: str) -> None:
     output, told = OUTPUTS[name]
     folder = described(tmp_path, {**MODULE, **CONDITIONAL}, NETWORK.replace("view(-1, 3, 4, 4)", output))
+    with pytest.raises(UserError, match=told):
+        generators.load(str(folder))
+
+
+NORM = "nn.BatchNorm2d(3, affine=False{})"
+CALLS: dict[str, tuple[str, str]] = {
+    "statistics": (NORM.format(", track_running_stats=False"), "gives another image alone than beside others"),
+    "training": (NORM.format(""), "changes its parameters or buffers: it must be constant, so leave it in eval mode"),
+    "import": ("__import__('beside').Identity()", r"imports when it is called \(No module .*import at the top of the"),
+    "error": ("[][3]", r"fails \(IndexError: list index out of range\): mend it; 'latent'"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_network_that_is_no_function_of_each_row_is_explained(tmp_path: Path, name: str) -> None:
+    layer, told = CALLS[name]
+    kept = "\n            self.norm = " + layer if name in ("statistics", "training") else ""
+    used = {"statistics": "self.norm(x)", "training": "x + 0 * self.norm.train()(x)"}.get(name, f"{layer}(x)")
+    network = NETWORK.replace("super().__init__()", "super().__init__()" + kept)
+    network = network.replace("return torch.tanh(", "x = torch.tanh(") + f"            return {used}\n"
+    folder = described(tmp_path, {**MODULE, **CONDITIONAL, "range": [-3, 3]}, network)
+    (folder / "beside.py").write_text("from torch.nn import Identity")
+    if kept and name == "training":
+        state = generators.own.read_foreign(folder / "weights.safetensors")
+        state |= {f"norm.{key}": value for key, value in nn.BatchNorm2d(3, affine=False).state_dict().items()}
+        save_file(state, folder / "weights.safetensors")
     with pytest.raises(UserError, match=told):
         generators.load(str(folder))
 

@@ -464,6 +464,16 @@ def test_prompts_are_asked_for_and_must_be_short_enough(place: Callable[[str], s
         generators.load(place("text"), Options(prompts=written("a", "a bed a bed a bed")))
 
 
+def test_noise_alone_of_which_noise_is_predicted_is_refused(place: Callable[[str], str], tmp_path: Path) -> None:
+    told = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    folder = edited(place("dit"), tmp_path / "epsilon", "scheduler/scheduler_config.json", **told)
+    with pytest.raises(UserError, match=r"begins with noise alone.*give a folder whose network predicts v_prediction"):
+        generators.load(str(folder))
+    told |= {"prediction_type": "v_prediction"}
+    generator = generators.load(str(edited(place("dit"), tmp_path / "v", "scheduler/scheduler_config.json", **told)))
+    assert generator(*asked(generator)).isfinite().all()
+
+
 def test_a_schedule_is_begun_where_there_is_noise(tmp_path: Path) -> None:
     place = folders.images(tmp_path / "folder")
     assert generators.load(place, Options(sampler_steps=1)).schedule.times == (999,)

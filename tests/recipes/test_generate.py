@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from semisynth.errors import UserError
 from semisynth.recipes import generate as recipe
 from semisynth.recipes import single
 from semisynth.recipes.generate import Generate, generate
+from semisynth.recipes.mix import Mix, mix
 
 
 @pytest.fixture
@@ -72,6 +75,69 @@ def test_an_interruption_changes_nothing(small: None, tmp_path: Path, monkeypatc
     kept = (cut / "images.parquet").stat().st_mtime_ns
     assert generate(asked, cut, show=False) == weights.read_json(whole / "generate.json")
     assert (cut / "images.parquet").stat().st_mtime_ns == kept
+
+
+def own(folder: Path, factor: float = 1.0, wrong: float = 99.0) -> str:
+    """A network whose code says by what its images are multiplied, and from which latents on they are no numbers."""
+    folder.mkdir(exist_ok=True)
+    network = f"""
+        import torch
+        from torch import nn
+
+        class Network(nn.Module):
+            def forward(self, z):
+                x = {factor} * z.sigmoid()[:, :3, None, None].expand(-1, -1, 4, 4)
+                return torch.where(z[:, :1, None, None] > {wrong}, torch.nan, x)
+    """
+    (folder / "net.py").write_text(textwrap.dedent(network))
+    told = {"module": "net.py:Network", "latent": [5], "range": [0, 1]}
+    (folder / "generator.json").write_text(json.dumps(told))
+    return str(folder)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_images_of_a_generator_that_changed_are_not_mixed_with_others(
+    cut: bool, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, out = Generate(own(tmp_path / "mine"), count=16), tmp_path / "out"
+    conclude = recipe._conclude
+    if cut:
+        monkeypatch.setattr(recipe, "_conclude", lambda *_: {})
+    generate(asked, out, show=False)
+    monkeypatch.setattr(recipe, "_conclude", conclude)
+    own(tmp_path / "mine", 0.5)
+    with pytest.raises(UserError, match=r"holds images of another generator: fingerprint \("):
+        generate(asked, out, show=False)
+    own(tmp_path / "mine")
+    assert generate(asked, out, show=False) == weights.read_json(out / "generate.json")
+
+
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    place = own(tmp_path / "mine", wrong=2.5)
+    with pytest.raises(UserError, match=r"generator .*mine gives values that are not finite: see that"):
+        generate(Generate(place, count=3000), tmp_path / "out", show=False)
+    assert not (tmp_path / "out" / "images.parquet").exists()
+    with pytest.raises(UserError, match=r"generator .*mine gives values that are not finite: see that"):
+        mix(Mix("digits-pool", [place], share=0.8, classes="any"), tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
+    own(tmp_path / "mine", wrong=-99)
+    with pytest.raises(UserError, match=r"gives numbers that are not finite"):
+        generate(Generate(place, count=3), tmp_path / "none", show=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_of_images_have_one_channel_or_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(generators.Generator):
+        latent_shape, classes = (3,), 0
+
+        def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+            return z.sigmoid()[:, :2, None, None].expand(-1, -1, 4, 4)
+
+    monkeypatch.setattr(recipe.generators, "load", lambda name, options: Two())
+    monkeypatch.setattr(recipe.generators, "class_names", lambda name, options: ())
+    with pytest.raises(UserError, match="makes images of 2 channels: files of images have 1 or 3"):
+        generate(Generate("two", count=2), tmp_path / "out", show=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_each_class(tmp_path: Path) -> None:
