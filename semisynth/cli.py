@@ -283,7 +283,7 @@ def generate(arguments: list[str]) -> None:
     parser = options.new_parser("generate", generate.__doc__)
     parser.add_class_arguments(recipe.Generate, None, skip={"classes", "generator_options"})
     parser.add_class_arguments(Options, "generator_options")
-    told = "names of the generator's classes, which are made in turn; all unless given"
+    told = "names, synonyms or numbers of the generator's classes, which are made in turn; all unless given"
     parser.add_argument("--classes", type=str, nargs="+", default=None, help=told)
     parser.add_argument("--out", type=str, required=True, help="the directory of the images")
     given = options.parse(parser, arguments)

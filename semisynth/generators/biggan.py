@@ -14,7 +14,6 @@ from semisynth.generators.protocol import Generator, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.weights import fill, read_foreign, read_json, read_names
 
-READS: tuple[str, ...] = ("truncation", "precision")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TENSORFLOW = ("*.ckpt*", "*.index", "*.h5", "saved_model.pb", "tfhub_module.pb")
 NAMES = "classes.json"
@@ -68,6 +67,11 @@ def holds(path: Path) -> bool:
     if not config.exists():
         return path.is_dir() and _of_tensorflow(path)
     return {"channel_width", "layers"} <= read_json(config).keys()
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """The options that it knows."""
+    return ("truncation", "precision")
 
 
 def load(path: Path, options: Options) -> Generator:

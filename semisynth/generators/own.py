@@ -24,7 +24,6 @@ from semisynth.generators.options import Options
 from semisynth.generators.protocol import Generator, require_known, vectors
 from semisynth.weights import fill, read_foreign, read_json
 
-READS: tuple[str, ...] = ()  # options
 DESCRIPTOR = "generator.json"
 Condition = Literal["vectors", "labels", "none"]
 FIELDS: dict[str, Any] = {
@@ -82,6 +81,11 @@ class Own(Generator):
 def holds(path: Path) -> bool:
     """Whether a path is a descriptor, or a folder with one."""
     return (path.suffix == ".json" and path.is_file()) or (path / DESCRIPTOR).is_file()
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """No option."""
+    return ()
 
 
 def load(path: Path, options: Options) -> Generator:

@@ -15,7 +15,8 @@ from semisynth import charts, generators, noise, weights
 from semisynth.data import parquet
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
-from semisynth.errors import UserError, between, choose
+from semisynth.errors import UserError, between
+from semisynth.generators import names
 from semisynth.generators.options import Options
 from semisynth.log import Bar
 from semisynth.method import External
@@ -36,7 +37,7 @@ class Generate:
         generator: a name or a path, as fit's --generator
         run: in its place, the run directory of a method with a mapper, whose images are made
         count: of images
-        classes: names of the generator's classes that are made in turn, all unless given
+        classes: names, synonyms or numbers of the generator's classes that are made in turn, all unless given
         format: parquet, one table of images and labels; or png, a folder of each class
         seed: of all latents
         device: as fit's --device
@@ -110,10 +111,8 @@ def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
 def _of_generator(options: Generate) -> Maker:
     assert options.generator is not None
     generator, device = generators.load(options.generator, options.generator_options), resolve(options.device)
-    names = generators.class_names(options.generator, options.generator_options)
-    if options.classes is not None and not names:
-        raise UserError(f"generator {options.generator} has no classes: leave --classes out.")
-    wanted = [names.index(choose(name, names, "class")) for name in options.classes or names]
+    there = generators.class_names(options.generator, options.generator_options)
+    wanted = _numbers(options, there)
     generator.to(device)
 
     def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
@@ -121,25 +120,35 @@ def _of_generator(options: Generate) -> Maker:
         y = [wanted[i % len(wanted)] for i in numbers] if wanted else []
         with torch.no_grad():
             x: Tensor = generator(z, torch.tensor(y, device=device) if wanted else None)
-        return x, [names[c] for c in y] or [None] * len(numbers)
+        return x, [there[c] for c in y] or [None] * len(numbers)
 
-    return Maker(make, External(generator).fingerprint(), [names[c] for c in wanted])
+    return Maker(make, External(generator).fingerprint(), [there[c] for c in wanted])
+
+
+def _numbers(options: Generate, there: Sequence[str]) -> list[int]:
+    """The generator's classes that are made, of those that are there."""
+    if options.classes is None:
+        return list(range(len(there)))
+    told = f"generator {options.generator} has no class"
+    if not there:
+        raise UserError(f"{told}es: leave --classes out.")
+    return [names.number(name, there, f"{told} '{name}': {names.near(name, there)}") for name in options.classes]
 
 
 def _of_run(options: Generate) -> Maker:
     assert options.run is not None
     materials, device = single.again(Path(options.run), resolve(options.device)), resolve(options.device)
-    method, names, like = materials.method, materials.data.classes, torch.empty(0, device=device)
+    method, classes, like = materials.method, materials.data.classes, torch.empty(0, device=device)
 
     def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
         with torch.no_grad(), noise.seeded(options.seed, "generate", numbers.start):
             x = method.samples(SHARD, like)["mapped"][: len(numbers)]  # as many as ever, so that a part is as a whole
-        return x, [names[i % len(names)] for i in range(len(numbers))]
+        return x, [classes[i % len(classes)] for i in range(len(numbers))]
 
     with torch.no_grad(), noise.seeded("mapper"):
         if "mapped" not in method.samples(1, like):
             raise UserError(f"method '{materials.config.method}' of {options.run} has no mapper: give --generator.")
-    return Maker(make, External(method).fingerprint(), names)
+    return Maker(make, External(method).fingerprint(), classes)
 
 
 def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker) -> dict[str, Any]:

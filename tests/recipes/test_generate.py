@@ -46,6 +46,17 @@ def test_images_are_of_the_classes_in_turn_from_latents_of_their_own(small: None
     assert data.classes == ("B", "a") and len(data.pool) == 21
 
 
+def test_classes_are_asked_for_by_number_and_synonym_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ("hen, biddy", "cock, cockerel", *map(str, range(60)))
+    monkeypatch.setattr(recipe.generators, "class_names", lambda name, options: there)
+    record = generate(Generate("glyphs", count=3, classes=["biddy", "61", "cock, cockerel"]), tmp_path, show=False)
+    assert record["classes"] == ["hen, biddy", "59", "cock, cockerel"]
+    generator = generators.load("glyphs")
+    z = torch.randn(generator.latent_shape, generator=torch.Generator().manual_seed(noise.derive("generate", 0, 1)))
+    image = parquet.pixels(rows(tmp_path)[1]["image"])
+    assert (image / 255 - generator(z[None], torch.tensor([61]))[0]).abs().amax() <= 0.5 / 255 + 1e-6
+
+
 def test_an_interruption_changes_nothing(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, whole, cut = Generate("glyphs", count=30), tmp_path / "whole", tmp_path / "cut"
     generate(asked, whole, show=False)
