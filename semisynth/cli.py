@@ -250,7 +250,7 @@ def bench(arguments: list[str]) -> None:
     from semisynth.engine import Engine
     from semisynth.recipes import bench as recipe
     from semisynth.recipes import cells, presets
-    from semisynth.recipes.config import Reading, Setting
+    from semisynth.recipes.config import GENERATOR, Options, Reading, Setting
 
     rows = ", ".join(presets.rows())
     parser = options.new_parser("bench", bench.__doc__)
@@ -262,6 +262,7 @@ def bench(arguments: list[str]) -> None:
     options.add_pool(parser, "the directory of the bench")
     parser.add_class_arguments(Setting, None, skip={"labels_per_class", "unlabeled"})
     parser.add_class_arguments(Reading, None)
+    parser.add_class_arguments(Options, GENERATOR)
     parser.add_class_arguments(Engine, None, skip={"seed"})
     given = options.parse(parser, arguments)
     names, pivot = given.pop("methods").replace(" ", "").split(","), given.pop("against")

@@ -232,6 +232,40 @@ def test_the_command_line_has_these_options(tmp_path: Path, capsys: pytest.Captu
     assert "labels-1" in capsys.readouterr().out
 
 
+def test_a_bench_gives_the_options_to_the_rows_of_that_generator(tmp_path: Path) -> None:
+    place, out = KINDS["images"](tmp_path / "images"), tmp_path / "bench"
+    typed = ["bench", "--methods", "supervised,naive-fixmatch,mpssl-letters", "--labels_per_class", "2", "--seeds", "0"]
+    typed += ["--data", "digits-pool", "--steps", "1", "--generator-options.sampler-steps", "1"]
+    assert main([*typed, "--generator", place, "--out", str(out)]) == 0
+    configs = {path.parts[-4]: weights.read_json(path) for path in out.glob("cells/*/*/*/config.json")}
+    found = {row: content["generator_options"]["sampler_steps"] for row, content in configs.items()}
+    assert found == {"supervised": 4, "naive-fixmatch": 1, "mpssl-letters": 4}
+
+
+def test_options_that_no_generator_reads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "--data",
+        "digits-pool",
+        "--steps",
+        "1",
+        "--generator-options.sampler-steps",
+        "2",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    for command, told in (
+        (["fit", "--method", "supervised"], "--generator-options are not read without --generator: leave them out"),
+        (["bench", "--methods", "supervised", "--labels_per_class", "2"], "which none of the methods reads"),
+        (["bench", "--methods", "mpssl", "--labels_per_class", "2"], "which none of the methods reads"),
+        (
+            ["fit", "--method", "mpssl", "--generator", "glyphs"],
+            "glyphs does not know --generator-options.sampler_steps",
+        ),
+    ):
+        assert main([*command, *few]) == 2 and told in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+
 def test_prompts_have_names(tmp_path: Path) -> None:
     file = tmp_path / "prompts.json"
     file.write_text('{"cat": "a photo of a cat", "dog": "a dog"}')

@@ -35,6 +35,8 @@ class Materials:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
+        if setting.generator is None and config.asked != generators.DEFAULT:
+            raise UserError("--generator-options are not read without --generator: leave them out.")
         loaded = generators.load(setting.generator, config.asked) if setting.generator else None
         self.made = generators.shape(loaded) if loaded is not None else None
         self.data = data or origin.load(config)
