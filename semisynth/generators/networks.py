@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +32,14 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
     module, _, factory = named.partition(":")
     file = folder / module if module.endswith(".py") else folder.joinpath(*module.split("."))
     found = next((path for path in (file, file.with_suffix(".py"), file / "__init__.py") if path.is_file()), None)
-    if not factory or found is None or not found.resolve().is_relative_to(folder.resolve()):
+    # Links are not followed: in a snapshot of the hub each file is one to a place beside the folder.
+    if not factory or found is None or not Path(os.path.abspath(found)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{told}: '{named}' is no 'file.py:factory' or 'package.file:factory' in {folder}.")
     place, name = (file.parent, file.stem) if module.endswith(".py") else (folder, module)
+    if module.endswith(".py") and "." in name:
+        raise UserError(f"{told}: {file.name} has dots in its name, which Python cannot import: rename it.")
     try:
-        with _importing_from(place, name), torch.random.fork_rng(devices=[]):
+        with _importing_from(place, name), _as_it_was():
             torch.manual_seed(0)  # what no weights file fills is the same each time
             made = getattr(importlib.import_module(name), factory)(**arguments)
     except Exception as error:
@@ -42,6 +47,25 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
     if not isinstance(made, nn.Module):
         raise UserError(f"{told}: '{named}' gives a {type(made).__name__}: it must give a torch.nn.Module.")
     return made
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """What another's code changes of the whole process is afterwards as before: seeds, torch's dtype and grad mode."""
+    dtype, gradients, python, numbers = (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        random.getstate(),
+        np.random.get_state(),
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 @contextlib.contextmanager

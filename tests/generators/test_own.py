@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import pickle
+import random
 import sys
 import textwrap
 import zipfile
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -265,6 +268,62 @@ def test_a_module_that_is_loaded_already_stays(tmp_path: Path) -> None:
     (folder / "net.py").rename(folder / "textwrap.py")
     load(folder)
     assert sys.modules["textwrap"] is before
+
+
+CHANGES = """
+    import random
+    import numpy as np
+
+    def change():
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+
+    change()
+
+    def made(fails=False):
+        change()
+        return 1 / 0 if fails else Network(double=True)
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_leaves_the_process_as_it_was(fails: bool, tmp_path: Path) -> None:
+    told = {"module": "net.py:made", "weights": "weights.safetensors", "range": [-1, 1], "arguments": {"fails": fails}}
+    folder = described(tmp_path, {**told, **CONDITIONAL}, NETWORK + CHANGES)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    expected = (torch.rand(1).item(), random.random(), np.random.rand())
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    with pytest.raises(UserError, match="ZeroDivisionError") if fails else contextlib.nullcontext():
+        assert load(folder).differentiable == ""
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+    assert (torch.rand(1).item(), random.random(), np.random.rand()) == expected
+
+
+def test_a_snapshot_of_the_hub_has_links_to_its_files(tmp_path: Path) -> None:
+    plain = described(tmp_path / "plain", {**MODULE, **CONDITIONAL})
+    folder = tmp_path / "snapshots" / "own"
+    folder.mkdir(parents=True)
+    for number, file in enumerate(path for path in plain.iterdir() if path.is_file()):
+        (tmp_path / f"blob{number}").write_bytes(file.read_bytes())
+        (folder / file.name).symlink_to(tmp_path / f"blob{number}")
+    assert load(folder)(*latents()).equal(load(plain)(*latents()))
+    outside = {**MODULE, **CONDITIONAL, "module": "../../plain/net.py:Network"}
+    (folder / "generator.json").unlink()
+    (folder / "generator.json").write_text(json.dumps(outside))
+    with pytest.raises(UserError, match=r"is no 'file\.py:factory' or 'package\.file:factory' in .*own"):
+        load(folder)
+
+
+def test_a_file_with_dots_in_its_name_is_told(tmp_path: Path) -> None:
+    folder = described(tmp_path, {**MODULE, **CONDITIONAL, "module": "net.v2.py:Network"})
+    (folder / "net.py").rename(folder / "net.v2.py")
+    with pytest.raises(UserError, match=r"net\.v2\.py has dots in its name, which Python cannot import: rename it"):
+        load(folder)
 
 
 def test_without_weights_it_is_the_same_each_time_and_draws_nothing(tmp_path: Path) -> None:
