@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from semisynth import charts, generators, noise, weights
 from semisynth.data import parquet
+from semisynth.data.catalog import SPLITS
 from semisynth.data.stream import to_float
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between
@@ -27,6 +30,10 @@ SHARD = 256  # images that are made and written together
 RECORD, SHEET, IMAGES, PARTS = "generate.json", "sheet.png", "images.parquet", "parts"
 UNLABELED = "images"  # folder of those that have no class
 SHOWN = 10  # images of a class on the sheet
+LONGEST = 255  # bytes of a folder's name
+# What names of folders may not have, and what would look like it once it is replaced.
+POSIX = re.compile(r"[/\0\ud800-\udfff]|^\.|%(?=[0-9A-F]{2})")
+WINDOWS = re.compile(POSIX.pattern + r'|[<>:"\\|?*\x01-\x1f]|[. ]$')
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Generate:
         run: in its place, the run directory of a method with a mapper, whose images are made
         count: of images
         classes: names, synonyms or numbers of the generator's classes that are made in turn, all unless given
-        format: parquet, one table of images and labels; or png, a folder of each class
+        format: parquet, one table of images and labels; or png, a folder of each class, with what folders' names may
+            not have as in an address, a%2Fb for a/b
         seed: of all latents
         device: as fit's --device
         generator_options: as fit's --generator-options
@@ -84,6 +92,8 @@ def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
     if there is not None:
         return there
     maker = _of_run(options) if options.run is not None else _of_generator(options)
+    if options.format == "png":
+        _require_folders(maker.classes)
     directory.make(out / PARTS)
     weights.write_json(out / PARTS / RECORD, asdict(options))
     parts = [range(options.count)[i : i + SHARD] for i in range(0, options.count, SHARD)]
@@ -157,7 +167,7 @@ def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker)
         beside.write_bytes(_sheet(paths, len(maker.classes) or SHOWN))
     if options.format == "png":
         for image, label, index in _rows(paths):
-            folder = out / _folder(label or UNLABELED)
+            folder = out / (UNLABELED if label is None else _folder(label))
             directory.make(folder)
             with weights.replacing(folder / f"{index:08}.png") as beside:
                 beside.write_bytes(image)
@@ -172,10 +182,20 @@ def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker)
     return record
 
 
-def _folder(name: str) -> str:
-    """A class may be called .. or a/b, and its folder may not."""
-    quoted = quote(name, safe=" ()[]-_,'")
-    return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted
+def _require_folders(classes: Sequence[str]) -> None:
+    """`UserError` for a class whose name no folder can have, or which would be taken for something else."""
+    for name in classes:
+        folder = _folder(name)
+        if folder in (PARTS, RECORD, SHEET, *SPLITS) or not 0 < len(folder.encode()) <= LONGEST:
+            shown = name if len(name) < LONGEST // 4 else f"{name[: LONGEST // 4]}..."
+            raise UserError(f"the class '{shown}' cannot have a folder of its name: give --format parquet.")
+
+
+def _folder(name: str, refused: re.Pattern[str] = WINDOWS if os.name == "nt" else POSIX) -> str:
+    """The name with what a file system refuses as in an address, %2F: a class may be called .. or a/b."""
+    return refused.sub(
+        lambda found: quote(found[0].encode("utf-8", "surrogatepass"), safe="").replace(".", "%2E"), name
+    )
 
 
 def _rows(paths: Sequence[Path]) -> Iterator[tuple[bytes, str | None, int]]:
