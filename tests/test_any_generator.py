@@ -274,7 +274,24 @@ def test_prompts_have_names(tmp_path: Path) -> None:
         ('{"cat": 3}', r"prompt of 'cat' is 3"),
         ("{}", r"has no prompt"),
         ("[1]", r"prompts\.json"),
+        ('{"cat": "a cat", "dog": "a dog", "cat": "the cat"}', r"prompts\.json cannot be read: 'cat' is there twice"),
+        ('{" ": "a cat"}', r"the class of 'a cat' has no name"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=message):
             Options(prompts=str(file)).texts()
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for name, text, found in (
+        ("prompts.txt", "a cat\na dog", {"a cat": "a cat", "a dog": "a dog"}),
+        ("prompts.JSON", '{"cat": "a cat"}', {"cat": "a cat"}),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert Options(prompts=str(tmp_path / name)).texts() == found
+
+
+@pytest.mark.parametrize("name", ["none.json", "none.txt", ""])
+def test_prompts_that_are_not_there_are_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--generator-options\.prompts .* cannot be read: there is no such file"):
+        Options(prompts=str(tmp_path / name)).texts()
