@@ -30,6 +30,9 @@ exit codes:
   130       interrupted (Ctrl-C); nothing is half written, and the same command goes on"""
 
 
+FULL = ("out of memory", "can't allocate memory", "not enough memory")  # torch has no error of its own on the CPU
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0; 1 for findings to mend; 2 for a mistake of the user's, told in one
     sentence; 130 if interrupted."""
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"semisynth: error: {error.filename or 'output'}: {error.strerror}. Give another place.", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no error of its own on the CPU
+        if not (isinstance(error, MemoryError) or any(told in str(error) for told in FULL)):
             raise
         less = "ask for less of batch, unlabeled-batch, size or model"
         way = "through a generator from elsewhere for a smaller --generator-options.chunk, precision or sampler_steps"
@@ -303,7 +306,7 @@ def mix(arguments: list[str]) -> None:
 
     parser = options.new_parser("mix", mix.__doc__)
     parser.add_class_arguments(recipe.Mix, None, skip={"synthetic", "reading", "generator_options"})
-    told = "generators: names or run directories of such, of whose samples as many each"
+    told = "generators, each as fit's --generator, of whose samples as many each"
     parser.add_argument("--synthetic", type=str, nargs="+", required=True, help=told)
     parser.add_class_arguments(Reading, "reading")
     parser.add_class_arguments(Options, "generator_options")

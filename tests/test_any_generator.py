@@ -266,6 +266,16 @@ def test_options_that_no_generator_reads_are_refused(tmp_path: Path, capsys: pyt
         assert not (tmp_path / "x").exists()
 
 
+def test_a_method_that_needs_a_gradient_says_why_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = own(tmp_path / "own")
+    typed = ["fit", "--method", "mpssl", "--data", "digits-pool", "--generator", place, "--out", str(tmp_path / "run")]
+    assert main(typed) == 2
+    told = f"{place} cannot be: its condition is labels, in which there is no gradient in y (vectors have one). Choose"
+    assert told in capsys.readouterr().err
+
+
 def test_prompts_have_names(tmp_path: Path) -> None:
     file = tmp_path / "prompts.json"
     file.write_text('{"cat": "a photo of a cat", "dog": "a dog"}')

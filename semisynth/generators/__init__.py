@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +28,10 @@ from semisynth.weights import SHIPPED, load_into, read_json
 NAMES = ("glyphs", "letters")
 OF_DIGITS = ("digits-gan", "digits-vae")  # trained on digits-others, to be mixed into digits-pool
 METHODS = ("gan", "vae", "edm")  # whose runs are generators
+KINDS = (  # from elsewhere, in words
+    f"the run directory of a {', '.join(METHODS[:-1])} or {METHODS[-1]}, a folder of diffusers "
+    f"({autoencoder.HUB}OWNER/NAME to fetch it) or of a BigGAN, or one with {own.DESCRIPTOR}"
+)
 DEFAULT = Options()
 SAMPLES = "generator:"  # what stands before a generator's name where its labeled samples are the data set
 
@@ -91,8 +96,7 @@ def _of_run(path: Path) -> Generator:
     config = read_json(path / "config.json")
     if config.get("method", {}).get("name") not in METHODS:
         told = f"{path} is not a run of --method {', '.join(METHODS[:-1])} or {METHODS[-1]}"
-        kinds = f"such a run, a folder of diffusers or of a BigGAN, or one with {own.DESCRIPTOR}"
-        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, {kinds}.")
+        raise UserError(f"{told}: a generator is one of {', '.join(NAMES)}, {KINDS}.")
     try:
         result, options = read_json(path / "result.json"), config["method"]
         generator, trained = _built(tuple(result["shape"]), result["classes"], options, config.get("judge"))
@@ -138,6 +142,11 @@ def class_names(name: str | Path, options: Options = DEFAULT) -> tuple[str, ...]
 
 def _place(name: str) -> Path:
     path, shipped = Path(name), (*NAMES, *OF_DIGITS)
-    if name in shipped or not (path.is_dir() or own.holds(path)):
-        path = SHIPPED / f"{choose(name, shipped, 'generator (or run directory)')}-generator"
-    return path
+    if name not in shipped and (path.is_dir() or own.holds(path)):
+        return path
+    if name not in shipped and (
+        path.is_file() or os.sep in name or path.suffix
+    ):  # a path, and no name that is misspelt
+        there = "a file is no generator" if path.is_file() else "there is no such path"
+        raise UserError(f"generator {name}: {there}. A generator is one of {', '.join(NAMES)}, {KINDS}.")
+    return SHIPPED / f"{choose(name, shipped, 'generator (or run directory)')}-generator"

@@ -21,7 +21,7 @@ class Generator(nn.Module, ABC):
     latent_shape: tuple[int, ...]
     classes: int
     image_shape: tuple[int, int, int] | None = None  # where it is known before an image is made
-    differentiable: str = ""  # what is not: where and why, as the end of a sentence
+    differentiable: str = ""  # why it is not, if it is not: the end of a sentence
 
     @abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -46,13 +46,13 @@ class Materials:
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         if "generator" in parts and self.generator is None:
             raise UserError(
-                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)}, {generators.KINDS}."
             )
         if self.generator is not None and method_class(config.method).through and self.generator.differentiable:
             raise UserError(
-                f"method '{config.method}' is differentiated through the generator, and {setting.generator} is not "
-                f"differentiable in {self.generator.differentiable}: choose pssl, or a method such as fixmatch or scr "
-                "with --unlabeled generator."
+                f"method '{config.method}' is differentiated through the generator, and {setting.generator} cannot be: "
+                f"{self.generator.differentiable}. Choose pssl, or a method such as fixmatch or scr with --unlabeled "
+                "generator."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)

@@ -40,7 +40,7 @@ class Mix:
 
     Args:
         real: the data set that real images are of, as fit's --data
-        synthetic: generators, by name or by the run directory of one
+        synthetic: generators, each as fit's --generator
         share: of synthetic images among the unlabeled ones, from 0 to below 1
         images: number of unlabeled images; left out, all real ones stay and synthetic ones are added
         labeled: real images of each class that keep their labels and are in no mix; what fit's --labels-per-class

@@ -455,10 +455,20 @@ def test_a_damaged_program_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_path_that_is_nothing_is_told_what_a_generator_may_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown generator"):
-        generators.load(str(tmp_path / "none.json"))
+    for name in ("none.json", "none", "net.py", "model.safetensors"):
+        path = tmp_path / name
+        with pytest.raises(
+            UserError, match=rf"generator {path}: there is no such path\. .* or one with generator\.json"
+        ):
+            generators.load(path)
+        if path.suffix in (".py", ".safetensors"):
+            path.touch()
+            with pytest.raises(
+                UserError, match=rf"generator {path}: a file is no generator\. A generator is one of gly"
+            ):
+                generators.load(path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        UserError, match=r"such a run, a folder of diffusers or of a BigGAN, or one with generator\.json"
+        UserError, match=r"edm, a folder of diffusers \(hub:OWNER/NAME .* or of a BigGAN, or one with generator\.json"
     ):
         generators.load(str(tmp_path))

@@ -474,7 +474,7 @@ def test_the_hub_is_asked_only_where_it_is_named(place: Callable[[str], str], mo
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
     here = generators.load(place("dit"))
-    with pytest.raises(UserError, match="unknown generator"):
+    with pytest.raises(UserError, match=r"generator owner/name: there is no such path\. .*hub:OWNER/NAME to fetch it"):
         generators.load("owner/name")
     assert not asked_for
     assert generators.load("hub:owner/name")(*asked(here)).equal(here(*asked(here)))
