@@ -110,6 +110,26 @@ def test_a_class_out_of_range_is_told(kind: str, made: tuple[str, Options]) -> N
             generator(z, torch.ones(1, 1))
 
 
+@each_kind
+def test_it_is_asked_for_a_class_where_it_has_some(kind: str, made: tuple[str, Options]) -> None:
+    if kind == "shipped":
+        return
+    generator = generators.load(*made)
+    z, y = torch.zeros(2, *generator.latent_shape), torch.zeros(2, dtype=torch.int64)
+    told = r"has \d classes: give y" if generator.classes else r"has no classes: leave y out"
+    for one in (generator, generators.Permuted(generator, 0)):
+        with pytest.raises(UserError, match=told):
+            one(z, None if generator.classes else y)
+
+
+@each_kind
+def test_of_nothing_it_makes_no_images(kind: str, made: tuple[str, Options]) -> None:
+    generator = generators.load(*made)
+    z, y = torch.zeros(0, *generator.latent_shape), torch.zeros(0, dtype=torch.int64)
+    assert generator(z, y if generator.classes else None).shape == (0, *generators.shape(generator))
+    assert generators.sample(generator, 2, torch.empty(0)).shape == (2, *generators.shape(generator))
+
+
 def test_our_own_diffusion_models_tell_it_too() -> None:
     generator = Diffusion(denoiser_of((1, 8, 8), 3, "tiny", 4, 0.5), 1)
     with pytest.raises(UserError, match=r"has no class 3: give numbers from 0 to 2"):

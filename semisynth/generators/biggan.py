@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semisynth.errors import UserError, check
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, require_asked, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.weights import fill, read_foreign, read_json, read_names
 
@@ -42,7 +42,8 @@ class Truncated(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, z_dim), y labels (n,) or class vectors (n, classes) -> images (n, 3, h, w)."""
-        assert y is not None, "BigGAN is class-conditional: y is needed"
+        require_asked(y, self.classes)
+        assert y is not None, "it has classes"
         dtype = self.network.embeddings.weight.dtype
         latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
         images: Tensor = self.network(latent.to(dtype), vectors(y, self.classes, z).to(dtype))
