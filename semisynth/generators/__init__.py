@@ -19,6 +19,7 @@ from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.options import Options as Options
 from semisynth.generators.protocol import Generator as Generator
 from semisynth.generators.protocol import Permuted as Permuted
+from semisynth.generators.protocol import draw as draw
 from semisynth.generators.protocol import sample as sample
 from semisynth.generators.protocol import shape as shape
 from semisynth.method import External

@@ -24,9 +24,9 @@ from semisynth.generators.options import Options
 from semisynth.log import Bar
 from semisynth.method import External
 from semisynth.recipes import directory, single
-from semisynth.recipes.sampling import latents, prepared
+from semisynth.recipes.sampling import latents, prepared, together
 
-SHARD = 256  # images that are made and written together
+SHARD = 256  # images that are written together
 RECORD, SHEET, IMAGES, PARTS = "generate.json", "sheet.png", "images.parquet", "parts"
 UNLABELED = "images"  # folder of those that have no class
 SHOWN = 10  # images of a class on the sheet
@@ -74,12 +74,13 @@ class Generate:
 class Maker(NamedTuple):
     """Makes the images (n, c, h, w) in [0, 1] of these numbers, and tells their classes; a class is None without any.
 
-    fingerprint: of its weights; classes: in the order in which they are made.
+    fingerprint: of its weights; classes: in the order in which they are made; together: images that it makes at a time.
     """
 
     make: Callable[[range], tuple[Tensor, Sequence[str | None]]]
     fingerprint: str
     classes: Sequence[str]
+    together: int
 
 
 def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
@@ -102,11 +103,20 @@ def generate(options: Generate, out: Path, show: bool = True) -> dict[str, Any]:
     with Bar("generate", len(parts), done, show) as bar:
         for numbers, path in zip(parts, paths, strict=True):
             if not path.exists():
-                x, labels = maker.make(numbers)
-                cells = [parquet.png(image) for image in prepared(x, None).cpu()]
-                parquet.write(path, {"image": cells, "label": labels, "index": list(numbers)})
+                _write(maker, numbers, path)
                 bar.step()
     return _conclude(options, out, paths, maker)
+
+
+def _write(maker: Maker, numbers: range, path: Path) -> None:
+    """A part, of which only its files are kept while the rest of it is made."""
+    cells: list[bytes] = []
+    labels: list[str | None] = []
+    for start in range(0, len(numbers), maker.together):
+        x, names_of = maker.make(numbers[start : start + maker.together])
+        cells += [parquet.png(image) for image in prepared(x, None).cpu()]
+        labels += names_of
+    parquet.write(path, {"image": cells, "label": labels, "index": list(numbers)})
 
 
 def _finished(options: Generate, out: Path) -> dict[str, Any] | None:
@@ -122,7 +132,7 @@ def _of_generator(options: Generate) -> Maker:
     assert options.generator is not None
     generator, device = generators.load(options.generator, options.generator_options), resolve(options.device)
     there = generators.class_names(options.generator, options.generator_options)
-    wanted = _numbers(options, there)
+    wanted, few = _numbers(options, there), together(generators.shape(generator))
     generator.to(device)
 
     def make(numbers: range) -> tuple[Tensor, Sequence[str | None]]:
@@ -132,7 +142,7 @@ def _of_generator(options: Generate) -> Maker:
             x: Tensor = generator(z, torch.tensor(y, device=device) if wanted else None)
         return x, [there[c] for c in y] or [None] * len(numbers)
 
-    return Maker(make, External(generator).fingerprint(), [there[c] for c in wanted])
+    return Maker(make, External(generator).fingerprint(), [there[c] for c in wanted], few)
 
 
 def _numbers(options: Generate, there: Sequence[str]) -> list[int]:
@@ -158,7 +168,7 @@ def _of_run(options: Generate) -> Maker:
     with torch.no_grad(), noise.seeded("mapper"):
         if "mapped" not in method.samples(1, like):
             raise UserError(f"method '{materials.config.method}' of {options.run} has no mapper: give --generator.")
-    return Maker(make, External(method).fingerprint(), classes)
+    return Maker(make, External(method).fingerprint(), classes, SHARD)
 
 
 def _conclude(options: Generate, out: Path, paths: Sequence[Path], maker: Maker) -> dict[str, Any]:

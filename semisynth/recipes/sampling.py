@@ -17,6 +17,7 @@ from semisynth.generators.adapted import Shape
 from semisynth.mixed import Row
 
 TOGETHER = 256  # images in the making at a time
+VALUES = 2**22  # of them, where they are large
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Maker:
     generator: Generator
     asked: Sequence[tuple[str | None, int]]
     device: torch.device
+    together: int = TOGETHER  # images that are made at a time
 
     @staticmethod
     def of(name: str, options: Options, classes: str, own: Sequence[str], shape: Shape, device: torch.device) -> Maker:
@@ -35,11 +37,12 @@ class Maker:
         classes: equal, any, or pairs, as `mix` has them; own, shape: classes of the data, and what images are made.
         """
         loaded = generators.load(name, options)
-        adapter = generators.Adapter(generators.shape(loaded), shape)
+        made = generators.shape(loaded)
+        adapter, few = generators.Adapter(made, shape), together(made)
         generator = (generators.Adapted(loaded, adapter) if adapter.told else loaded).to(device)
         there = generators.class_names(name, options)
         if classes == "any":
-            return Maker(name, generator, list(zip(there, range(len(there)), strict=True)) or [(None, 0)], device)
+            return Maker(name, generator, list(zip(there, range(len(there)), strict=True)) or [(None, 0)], device, few)
         pairs, asked = names.pairs(classes, own), []
         for wanted in own:
             other = pairs.get(wanted, wanted)
@@ -49,13 +52,13 @@ class Maker:
             )
             # A class of the data may be called by a number that means another thing to the generator.
             asked.append((wanted, names.number(other, there, lacks, numbered=wanted in pairs)))
-        return Maker(name, generator, asked, device)
+        return Maker(name, generator, asked, device, few)
 
     def sample(self, asked: Sequence[int], seeds: Sequence[int]) -> Iterator[Tensor]:
         """An image of each place in `asked`, from a latent of that seed."""
-        for part in range(0, len(seeds), TOGETHER):
-            z = latents(self.generator, seeds[part : part + TOGETHER]).to(self.device)
-            y = torch.tensor([self.asked[place][1] for place in asked[part : part + TOGETHER]], device=self.device)
+        for part in range(0, len(seeds), self.together):
+            z = latents(self.generator, seeds[part : part + self.together]).to(self.device)
+            y = torch.tensor([self.asked[place][1] for place in asked[part : part + self.together]], device=self.device)
             with torch.no_grad():
                 yield from self.generator(z, y if self.generator.classes else None).cpu()
 
@@ -71,6 +74,11 @@ def samples(makers: Sequence[Maker], data: Dataset, count: int, seed: int, throu
         images = maker.sample(places, [own for _, own in turn])
         for image, place, (_, own) in zip(images, places, turn, strict=True):
             yield Row(prepared(image[None], through)[0], None, "unlabeled", maker.name, maker.asked[place][0], own)
+
+
+def together(shape: Shape) -> int:
+    """How many images of this shape are made at a time."""
+    return max(1, min(TOGETHER, VALUES // math.prod(shape)))
 
 
 def latents(generator: Generator, seeds: Sequence[int]) -> Tensor:
