@@ -41,14 +41,14 @@ def number(asked: str, names: Sequence[str], lacks: str, numbered: bool = True) 
 def near(asked: str, names: Sequence[str]) -> str:
     """The name most like it, as a question, and some of them all."""
     like = difflib.get_close_matches(asked.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{like[0]}'? " if like else ""
-    return f"{hint}give a number from 0 to {len(names) - 1}, or one of {few(names)}."
+    hint = f"did you mean '{like[0]}'? Give" if like else "give"
+    return f"{hint} a number from 0 to {len(names) - 1}, or one of {few(names)}."
 
 
 def few(names: Sequence[str]) -> str:
-    """The names, or the first of many."""
+    """The names, or the first of many; they may have commas in them."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+    return ", ".join(f"'{name}'" for name in names[:FEW]) + more
 
 
 def pairs(classes: str, own: Sequence[str]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_a_pair_may_have_commas_in_it() -> None:
     [
         ("tench", "'tench' is no pair"),
         ("", "'' is no pair"),
-        ("c=hen", "'c=hen' is no pair CLASS=CLASS of a class of the data, which are a, b"),
+        ("c=hen", "'c=hen' is no pair CLASS=CLASS of a class of the data, which are 'a', 'b'"),
         ("a=hen,c=cow", "'c=cow' is no pair"),
         ("c=cow,a=hen", "'c=cow' is no pair"),
         ("a=hen,a=cow", "names the class 'a' twice"),
@@ -87,6 +87,6 @@ def test_what_is_no_pair_is_told(classes: str, told: str) -> None:
 
 def test_of_many_names_some_are_told() -> None:
     many = tuple(map(str, range(1000)))
-    assert names.few(many).endswith("8, 9 and 990 more") and names.few(("a", "b")) == "a, b"
+    assert names.few(many).endswith("'8', '9' and 990 more") and names.few(("a", "b")) == "'a', 'b'"
     told = names.near("tenhc", ("tench", *many))
-    assert told.startswith("did you mean 'tench'? give a number from 0 to 1000, or one of tench, 0, 1")
+    assert told.startswith("did you mean 'tench'? Give a number from 0 to 1000, or one of 'tench', '0', '1'")
