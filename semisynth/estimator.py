@@ -50,8 +50,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         method: as `semisynth fit --method`
-        generator: glyphs, letters, or the run directory of a gan; its images are resized to those of X. Only methods
-            that ask for one read it, and any that reads unlabeled images if `unlabeled` is "generator"
+        generator: as `--generator`; its images are resized to those of X. Only methods that ask for one read it, and
+            any that reads unlabeled images if `unlabeled` is "generator"
         model: as `--model`
         init: as `--init`; "foundation" starts from features of characters
         source: as `--source`

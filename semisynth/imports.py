@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import importlib
 import os
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import nn
 
 from semisynth.errors import UserError, sentence
@@ -32,7 +35,7 @@ def made(place: Path, module: str, factory: str, told: str, arguments: Mapping[s
     Its files are imported anew and leave no module behind, so that two folders may have the same names.
     told: how it is named. `UserError` for what goes wrong within it, and for what is no network.
     """
-    with _importing_from(place, module) as before, _told(told):
+    with _importing_from(place, module) as before, _told(told), _as_it_was():
         network = _called(importlib.import_module(module), factory, told, arguments)
         files = {str(file.relative_to(place.resolve())): file for file in _files(place.resolve(), before)}
     return Made(network, {name: hashed(file) for name, file in sorted(files.items())})
@@ -40,7 +43,7 @@ def made(place: Path, module: str, factory: str, told: str, arguments: Mapping[s
 
 def installed(module: str, factory: str, told: str) -> Made:
     """What the factory of a module makes that Python finds, in the working directory or where it is installed."""
-    with _beside(Path()), _told(told):
+    with _beside(Path()), _told(told), _as_it_was():
         found = importlib.import_module(module)
         file = Path(found.__file__ or "")
         return Made(_called(found, factory, told, NOTHING), {file.name: hashed(file)})
@@ -56,6 +59,23 @@ def _called(module: ModuleType, factory: str, told: str, arguments: Mapping[str,
     if not isinstance(network, nn.Module):
         raise UserError(f"{told} gives a {type(network).__name__}: it must give a torch.nn.Module.")
     return network
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """What another's code changes of the whole process is afterwards as before: seeds, torch's dtype and grad mode.
+
+    But for torch's seed, by which it may draw weights.
+    """
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `UserError` names the file and the line that cannot be read."""
-    content = _parsed(path)
+def read_json(path: Path, once: bool = False) -> dict[str, Any]:
+    """A JSON object; `UserError` names the file and the line that cannot be read.
+
+    once: whether a name that is there twice, of which JSON takes the last, is an error too.
+    """
+    content = _parsed(path, _once if once else dict)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object.")
     return content
@@ -68,9 +71,17 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parsed(path: Path) -> Any:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    for name, _ in pairs if len(found) < len(pairs) else ():
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"'{name}' is there twice")
+    return found
+
+
+def _parsed(path: Path, made: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=made)  # some editors begin with a BOM
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the path of a run directory or of a configuration.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -141,4 +152,4 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -
     try:
         module.load_state_dict({**tied, **tensors})
     except RuntimeError as error:
-        raise UserError(f"{source} does not fit this network: {sentence(error, MUCH)}") from error
+        raise UserError(f"{source} does not fit this network: {sentence(error)}") from error

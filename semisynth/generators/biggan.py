@@ -12,11 +12,10 @@ from torch import Tensor
 from semisynth.errors import UserError, check
 from semisynth.generators.identity import identify
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, unmixed, vectors
+from semisynth.generators.protocol import Generator, require_asked, unmixed, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.weights import fill, read_foreign, read_json, read_names
 
-READS: tuple[str, ...] = ("truncation", "precision")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TENSORFLOW = ("*.ckpt*", "*.index", "*.h5", "saved_model.pb", "tfhub_module.pb")
 NAMES = "classes.json"
@@ -45,7 +44,8 @@ class Truncated(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, z_dim), y labels (n,) or class vectors (n, classes) -> images (n, 3, h, w)."""
-        assert y is not None, "BigGAN is class-conditional: y is needed"
+        require_asked(y, self.classes)
+        assert y is not None, "it has classes"
         dtype = self.network.embeddings.weight.dtype
         with unmixed(z):
             latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
@@ -71,6 +71,11 @@ def holds(path: Path) -> bool:
     if not config.exists():
         return path.is_dir() and _of_tensorflow(path)
     return {"channel_width", "layers"} <= read_json(config).keys()
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """The options that it knows."""
+    return ("truncation", "precision")
 
 
 def load(path: Path, options: Options) -> Generator:

@@ -189,7 +189,7 @@ class Diffusion(Generator):
         if self.sample is multistep:
             optional.library("diffusers", NEEDING)  # that it is missing is told now, not after a training
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
-        self.vae = vae
+        self.vae, self.image_shape = vae, vae.shape if vae else denoiser.shape
         self.sigmas, self.guidance, self.interval, self.hard = levels(steps), guidance, interval, hard
 
     def forward(self, z: Tensor, y: Tensor | None = None, hard: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -29,9 +30,12 @@ def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) 
     module, _, factory = named.partition(":")
     file = folder / module if module.endswith(".py") else folder.joinpath(*module.split("."))
     found = next((path for path in (file, file.with_suffix(".py"), file / "__init__.py") if path.is_file()), None)
-    if not factory or found is None or not found.resolve().is_relative_to(folder.resolve()):
+    # Links are not followed: in a snapshot of the hub each file is one to a place beside the folder.
+    if not factory or found is None or not Path(os.path.abspath(found)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{told}: '{named}' is no 'file.py:factory' or 'package.file:factory' in {folder}.")
     place, name = (file.parent, file.stem) if module.endswith(".py") else (folder, module)
+    if module.endswith(".py") and "." in name:
+        raise UserError(f"{told}: {file.name} has dots in its name, which Python cannot import: rename it.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what no weights file fills is the same each time
         return imports.made(place, name, factory, f"{told}: '{named}'", arguments)

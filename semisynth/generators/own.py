@@ -23,11 +23,10 @@ from semisynth.errors import UserError, check_all, line
 from semisynth.generators.identity import identify
 from semisynth.generators.networks import Program, imported, program
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, require_known, unmixed, vectors
+from semisynth.generators.protocol import Generator, require_asked, require_known, unmixed, vectors
 from semisynth.method import External
 from semisynth.weights import fill, read_foreign, read_json
 
-READS: tuple[str, ...] = ()  # options
 DESCRIPTOR = "generator.json"
 Condition = Literal["vectors", "labels", "none"]
 FIELDS: dict[str, Any] = {
@@ -66,6 +65,10 @@ class Own(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, *latent), y labels (n,) or class vectors (n, classes), or None without classes -> images in [0, 1]."""
+        require_asked(y, self.classes)
+        if not len(z):  # which not every network, and no program, takes
+            one = None if y is None else y.new_zeros(1, *y.shape[1:])
+            return self(z.new_zeros(1, *z.shape[1:]), one)[:0]  # type: ignore[no-any-return]
         low, high = self.told.low, self.told.high
         with unmixed(z):
             images: Tensor = (self.raw(z, y) - low) / (high - low)
@@ -77,7 +80,7 @@ class Own(Generator):
         dtype = next((tensor.dtype for tensor in weights if tensor.is_floating_point()), z.dtype)
         if self.told.condition == "none":
             return self.network(z.to(dtype))
-        assert y is not None, "this generator is class-conditional: y is needed"
+        assert y is not None, "it has classes"
         if self.told.condition == "vectors":
             return self.network(z.to(dtype), vectors(y, self.classes, z).to(dtype))
         require_known(y, self.classes)
@@ -87,6 +90,11 @@ class Own(Generator):
 def holds(path: Path) -> bool:
     """Whether a path is a descriptor, or a folder with one."""
     return (path.suffix == ".json" and path.is_file()) or (path / DESCRIPTOR).is_file()
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """No option."""
+    return ()
 
 
 def load(path: Path, options: Options) -> Generator:

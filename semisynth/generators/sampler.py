@@ -19,7 +19,7 @@ from semisynth import optional
 from semisynth.adapter import Shape
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import again
-from semisynth.generators.protocol import Generator, unmixed, vectors
+from semisynth.generators.protocol import Generator, require_asked, unmixed, vectors
 from semisynth.models.autoencoder import Autoencoder
 
 PREDICTED = ("epsilon", "v_prediction", "sample")
@@ -174,12 +174,15 @@ class Sampled(Generator):
         super().__init__()
         self.predictor, self.schedule, self.decoder, self.chunk = predictor, schedule, decoder, chunk
         self.latent_shape, self.classes = latent_shape, 0 if table is None else len(table)
-        self.image_shape = latent_shape if decoder.vae is None else decoder.vae.shape
+        self.image_shape: Shape = latent_shape if decoder.vae is None else decoder.vae.shape
         self.register_buffer("table", table)
         self.register_buffer("none", none)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,) or class vectors (n, classes) -> images in [0, 1]."""
+        require_asked(y, self.classes)
+        if not len(z):
+            return z.new_empty(0, *self.image_shape)
         size = self.chunk or len(z)
         with unmixed(z):
             conditions = repeat(None) if y is None else self._condition(y).split(size)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from semisynth import noise
+from semisynth.adapter import Shape
 from semisynth.errors import UserError, line
-from semisynth.generators.adapted import Shape
 from semisynth.generators.protocol import Generator, sample
 
 

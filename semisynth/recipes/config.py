@@ -36,7 +36,8 @@ class Setting:
             network from elsewhere
         tune_features: how the features are trained: full; frozen, the head alone; lora, low-rank adapters and the head
         lora_rank: of the adapters
-        generator: glyphs, letters, or the run directory of a gan
+        generator: glyphs, letters, the run directory of a gan, vae or edm, or one from elsewhere: a folder of diffusers
+            (or hub:OWNER/NAME), of a BigGAN, or of one's own network (see docs/generators.md)
         source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
             a fit on --data generator:NAME; for a shipped generator it ships too
         judge: the run directory of a classifier whose doubt about an image tells method edm how hard it is

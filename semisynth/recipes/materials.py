@@ -38,6 +38,8 @@ class Materials:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
+        if setting.generator is None and config.asked != generators.DEFAULT:
+            raise UserError("--generator-options are not read without --generator: leave them out.")
         loaded = generators.load(setting.generator, config.asked) if setting.generator else None
         self.made = generators.tried(loaded, str(setting.generator), self.device) if loaded is not None else None
         self.data = data or origin.load(config)
@@ -47,13 +49,13 @@ class Materials:
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         if "generator" in parts and self.generator is None:
             raise UserError(
-                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)}, {generators.KINDS}."
             )
         if self.generator is not None and method_class(config.method).through and self.generator.differentiable:
             raise UserError(
-                f"method '{config.method}' is differentiated through the generator, and {setting.generator} is not "
-                f"differentiable in {self.generator.differentiable}: choose pssl, or a method such as fixmatch or scr "
-                "with --unlabeled generator."
+                f"method '{config.method}' is differentiated through the generator, and {setting.generator} cannot be: "
+                f"{self.generator.differentiable}. Choose pssl, or a method such as fixmatch or scr with --unlabeled "
+                "generator."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)

@@ -40,13 +40,14 @@ class Mix:
 
     Args:
         real: the data set that real images are of, as fit's --data
-        synthetic: generators, by name or by the run directory of one
+        synthetic: generators, each as fit's --generator
         share: of synthetic images among the unlabeled ones, from 0 to below 1
         images: number of unlabeled images; left out, all real ones stay and synthetic ones are added
         labeled: real images of each class that keep their labels and are in no mix; what fit's --labels-per-class
             leaves of them it takes as unlabeled too
         classes: which class of the generators stands for a class of the data: equal, that of the same name; any, all
-            that they have in turn; or pairs such as cat=tabby,dog=hound
+            that they have in turn; or pairs such as cat=tabby,dog=hound, of whole names, of one of the synonyms that
+            commas part in a name, or of numbers
         through: WIDTHxHEIGHT:LEVELS that all images are reduced to before they are enlarged again, as 8x8:17, so that
             no trace of resampling or storing tells them apart
         seed: of which images are labeled and drawn, of all samples, and of the order

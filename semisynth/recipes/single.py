@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from semisynth.models import foreign
 from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
+from semisynth.recipes.sampling import together
 from semisynth.state import externals, same_externals
+
+UNIFORM = 100  # images of a generator that no mapper asks for, which the report shows
 
 
 def fit(
@@ -107,7 +111,7 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
     with torch.no_grad(), noise.seeded(config.engine.seed, "samples"):
         samples = method.eval().samples(10 * len(data.classes), like)
         if not samples and materials.generator is not None:
-            samples = {"uniform": generators.sample(materials.generator, 100, like)}
+            samples = {"uniform": _uniform(materials, like)}
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
     if study and (learned := _study(materials)):
@@ -136,6 +140,15 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
     if method.task == "classify":
         card.write(config, result, out)
     weights.write_json(out / "result.json", result)
+
+
+def _uniform(materials: Materials, like: Tensor) -> Tensor:
+    """Images of the generator as it is, of which large ones are made some at a time."""
+    assert materials.generator is not None and materials.made is not None, "there is a generator"
+    z, y = generators.draw(materials.generator, UNIFORM, like)
+    size = together(materials.made)
+    asked = repeat(None) if y is None else y.split(size)
+    return torch.cat([materials.generator(*part) for part in zip(z.split(size), asked)])  # noqa: B905
 
 
 def _study(materials: Materials) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import pickle
+import random
 import sys
 import textwrap
 import zipfile
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -279,6 +282,62 @@ def test_a_module_that_is_loaded_already_stays(tmp_path: Path) -> None:
     assert sys.modules["textwrap"] is before
 
 
+CHANGES = """
+    import random
+    import numpy as np
+
+    def change():
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+
+    change()
+
+    def made(fails=False):
+        change()
+        return 1 / 0 if fails else Network(double=True)
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_leaves_the_process_as_it_was(fails: bool, tmp_path: Path) -> None:
+    told = {"module": "net.py:made", "weights": "weights.safetensors", "range": [-1, 1], "arguments": {"fails": fails}}
+    folder = described(tmp_path, {**told, **CONDITIONAL}, NETWORK + CHANGES)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    expected = (torch.rand(1).item(), random.random(), np.random.rand())
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    with pytest.raises(UserError, match="ZeroDivisionError") if fails else contextlib.nullcontext():
+        assert load(folder).differentiable == ""
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+    assert (torch.rand(1).item(), random.random(), np.random.rand()) == expected
+
+
+def test_a_snapshot_of_the_hub_has_links_to_its_files(tmp_path: Path) -> None:
+    plain = described(tmp_path / "plain", {**MODULE, **CONDITIONAL})
+    folder = tmp_path / "snapshots" / "own"
+    folder.mkdir(parents=True)
+    for number, file in enumerate(path for path in plain.iterdir() if path.is_file()):
+        (tmp_path / f"blob{number}").write_bytes(file.read_bytes())
+        (folder / file.name).symlink_to(tmp_path / f"blob{number}")
+    assert load(folder)(*latents()).equal(load(plain)(*latents()))
+    outside = {**MODULE, **CONDITIONAL, "module": "../../plain/net.py:Network"}
+    (folder / "generator.json").unlink()
+    (folder / "generator.json").write_text(json.dumps(outside))
+    with pytest.raises(UserError, match=r"is no 'file\.py:factory' or 'package\.file:factory' in .*own"):
+        load(folder)
+
+
+def test_a_file_with_dots_in_its_name_is_told(tmp_path: Path) -> None:
+    folder = described(tmp_path, {**MODULE, **CONDITIONAL, "module": "net.v2.py:Network"})
+    (folder / "net.py").rename(folder / "net.v2.py")
+    with pytest.raises(UserError, match=r"net\.v2\.py has dots in its name, which Python cannot import: rename it"):
+        load(folder)
+
+
 def test_without_weights_it_is_the_same_each_time_and_draws_nothing(tmp_path: Path) -> None:
     told = {key: value for key, value in {**MODULE, **CONDITIONAL}.items() if key != "weights"}
     folder, state = described(tmp_path, told), torch.get_rng_state()
@@ -467,10 +526,20 @@ def test_a_damaged_program_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_path_that_is_nothing_is_told_what_a_generator_may_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown generator"):
-        generators.load(str(tmp_path / "none.json"))
+    for name in ("none.json", "none", "net.py", "model.safetensors"):
+        path = tmp_path / name
+        with pytest.raises(
+            UserError, match=rf"generator {path}: there is no such path\. .* or one with generator\.json"
+        ):
+            generators.load(path)
+        if path.suffix in (".py", ".safetensors"):
+            path.touch()
+            with pytest.raises(
+                UserError, match=rf"generator {path}: a file is no generator\. A generator is one of gly"
+            ):
+                generators.load(path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        UserError, match=r"such a run, a folder of diffusers or of a BigGAN, or one with generator\.json"
+        UserError, match=r"edm, a folder of diffusers \(hub:OWNER/NAME .* or of a BigGAN, or one with generator\.json"
     ):
         generators.load(str(tmp_path))

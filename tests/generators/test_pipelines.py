@@ -62,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def options(kind: str, **given: Any) -> Options:
-    """With prompts where it reads them, and guidance where it can."""
+    """With prompts where it reads them, guidance where it can, and steps where there are any."""
+    if kind == "consistency":
+        given.pop("sampler_steps", None)
     return Options(**{"guidance": 2.5 if kind in GUIDED else 1.0, "prompts": prompts(kind), **given})
 
 
@@ -149,7 +151,7 @@ def test_a_dit_makes_the_images_of_the_library(
 def test_a_consistency_model_makes_the_images_of_the_library(
     place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = generators.load(place("consistency"), Options(sampler_steps=9)).double()  # and yet takes one
+    generator = generators.load(place("consistency")).double()
     z, y = asked(generator)
     z = z.double()
     pipeline = library(place("consistency"), "ConsistencyModelPipeline", monkeypatch, z)
@@ -340,7 +342,7 @@ def test_a_folder_that_computes_otherwise_with_the_same_weights_is_another(
 
 def test_an_unknown_pipeline_is_named_with_those_that_are_known(place: Callable[[str], str], tmp_path: Path) -> None:
     other = edited(place("dit"), tmp_path / "other", "model_index.json", _class_name="FluxPipeline")
-    told = r"unknown pipeline in .*other/model_index\.json: 'FluxPipeline'.* DDIMPipeline, .*StableDiffusionPipeline"
+    told = r"other/model_index\.json: the pipeline FluxPipeline is not supported.* DDIMPipeline, .*StableDiffusionPip"
     with pytest.raises(UserError, match=told):
         generators.load(str(other))
     (other / "model_index.json").unlink()
@@ -436,10 +438,12 @@ def test_options_that_a_folder_cannot_follow_are_refused(place: Callable[[str], 
         ("dit", {"guidance": -1.0}, "guidance is -1"),
         ("dit", {"chunk": -1}, "chunk is -1"),
         ("dit", {"truncation": 0.5}, "does not know --generator-options.truncation"),
-        ("dit", {"prompts": "prompts.txt"}, "reads no text"),
-        ("ddim", {"guidance": 2.0}, "no condition of no class"),
-        ("ddpm of classes", {"guidance": 2.0}, "no condition of no class"),
-        ("consistency", {"guidance": 2.0}, "no condition of no class"),
+        ("dit", {"prompts": "prompts.txt"}, "does not know --generator-options.prompts"),
+        ("ddim", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("ddpm of classes", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("latents", {"prompts": "prompts.txt"}, "does not know --generator-options.prompts"),
+        ("consistency", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("consistency", {"sampler_steps": 2}, "does not know --generator-options.sampler_steps"),
     ]
     for kind, given, message in wrong:
         with pytest.raises(UserError, match=message):
@@ -498,12 +502,41 @@ def test_the_hub_is_asked_only_where_it_is_named(place: Callable[[str], str], mo
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
     here = generators.load(place("dit"))
-    with pytest.raises(UserError, match="unknown generator"):
+    with pytest.raises(UserError, match=r"generator owner/name: there is no such path\. .*hub:OWNER/NAME to fetch it"):
         generators.load("owner/name")
     assert not asked_for
     assert generators.load("hub:owner/name")(*asked(here)).equal(here(*asked(here)))
     assert generators.class_names("hub:owner/name") == generators.class_names(place("dit"))
     assert asked_for == [("owner/name", {"safety_checker": None})] * 2
+
+
+def test_of_what_the_hub_gives_no_code_is_run(
+    place: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(place("dit"), tmp_path / "folder"))
+    (folder / "net.py").write_text("raise SystemExit('code was run')")
+    (folder / "generator.json").write_text('{"module": "net.py:Net", "latent": [1], "range": [0, 1]}')
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda name, **given: str(folder))
+    here = generators.load(place("dit"))
+    assert generators.load("hub:owner/name")(*asked(here)).equal(here(*asked(here)))
+    assert generators.class_names("hub:owner/name") == generators.class_names(place("dit"))
+    (folder / "model_index.json").unlink()
+    with pytest.raises(UserError, match=r"model_index\.json is missing"):
+        generators.load("hub:owner/name")
+
+
+@pytest.mark.parametrize("file", ["v1-5-pruned.ckpt", "tf_model.h5", "saved_model.pb"])
+def test_a_folder_of_diffusers_may_hold_more(file: str, place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place("dit"), tmp_path / "folder"))
+    (folder / file).write_bytes(b"")
+    assert generators.class_names(folder) == generators.class_names(place("dit"))
+    assert isinstance(generators.load(folder), Sampled)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers(place: Callable[[str], str], tmp_path: Path) -> None:
+    given = {str(i): name for i, name in enumerate(["crane", "tench, Tinca", "crane", "", "hen"])}
+    folder = edited(place("dit"), tmp_path / "folder", "model_index.json", id2label=given)
+    assert generators.class_names(str(folder)) == ("crane (0)", "tench, Tinca", "crane (2)", "(3)", "hen")
 
 
 def test_a_name_of_the_hub_without_a_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

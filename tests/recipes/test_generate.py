@@ -49,6 +49,17 @@ def test_images_are_of_the_classes_in_turn_from_latents_of_their_own(small: None
     assert data.classes == ("B", "a") and len(data.pool) == 21
 
 
+def test_classes_are_asked_for_by_number_and_synonym_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ("hen, biddy", "cock, cockerel", *map(str, range(60)))
+    monkeypatch.setattr(recipe.generators, "class_names", lambda name, options: there)
+    record = generate(Generate("glyphs", count=3, classes=["biddy", "61", "cock, cockerel"]), tmp_path, show=False)
+    assert record["classes"] == ["hen, biddy", "59", "cock, cockerel"]
+    generator = generators.load("glyphs")
+    z = torch.randn(generator.latent_shape, generator=torch.Generator().manual_seed(noise.derive("generate", 0, 1)))
+    image = parquet.pixels(rows(tmp_path)[1]["image"])
+    assert (image / 255 - generator(z[None], torch.tensor([61]))[0]).abs().amax() <= 0.5 / 255 + 1e-6
+
+
 def test_an_interruption_changes_nothing(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, whole, cut = Generate("glyphs", count=30), tmp_path / "whole", tmp_path / "cut"
     generate(asked, whole, show=False)
@@ -157,6 +168,26 @@ def test_names_of_classes_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.
     generate(Generate("glyphs", count=2, format="png"), tmp_path / "in" / "out", show=False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in"]
     assert {file.parent.name for file in (tmp_path / "in" / "out").glob("*/*.png")} == {"%2E.", "a%2Fb"}
+
+
+def test_a_folder_has_the_name_of_its_class_where_it_can() -> None:
+    names = ["für", "猫", "cock, cockerel", "50% (new)", "a.b", "what?", "..", "a/b", "a%2Fb", "x\0", "\ud800"]
+    found = [recipe._folder(name) for name in names]
+    assert found[:6] == names[:6] and found[6:] == ["%2E.", "a%2Fb", "a%252Fb", "x%00", "%ED%A0%80"]
+    windows = [recipe._folder(name, recipe.WINDOWS) for name in ("für", "what?", "a\\b", "end.", ".")]
+    assert windows == ["für", "what%3F", "a%5Cb", "end%2E", "%2E"]
+
+
+@pytest.mark.parametrize("name", ["parts", "sheet.png", "train", "unlabeled", "x" * 256, "猫" * 86, ""])
+def test_a_class_that_can_have_no_folder_is_told_before_an_image_is_made(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe.generators, "class_names", lambda generator, options: (name, *map(str, range(61))))
+    with pytest.raises(UserError, match="cannot have a folder of its name: give --format parquet"):
+        generate(Generate("glyphs", count=2, format="png"), tmp_path / "out", show=False)
+    assert not (tmp_path / "out").exists()
+    generate(Generate("glyphs", count=2, classes=["3"], format="png"), tmp_path / "out", show=False)
+    assert {file.parent.name for file in (tmp_path / "out").glob("*/*.png")} == {"3"}
 
 
 def test_a_runs_mapper_is_asked(small: None, tmp_path: Path, generator: str) -> None:

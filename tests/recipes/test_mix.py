@@ -200,6 +200,26 @@ def test_a_class_that_the_generator_has_not_is_named(tmp_path: Path) -> None:
     assert len(found) == 52 and not found & set("0123456789")
 
 
+def test_a_class_of_the_generator_may_have_commas_or_be_a_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = ("0", "tabby, tabby cat", *(f"{i}, thing {i}" for i in range(2, 62)))
+    monkeypatch.setattr(generators, "class_names", lambda name, options: there)
+    asked = "1=tabby, tabby cat,4=thing 5, 5=30"
+    mix(Mix("digits-pool", ["glyphs"], images=50, classes=asked), tmp_path / "named")
+    device = torch.device("cpu")
+    maker = sampling.Maker.of("glyphs", generators.Options(), asked, "0123456789", (1, 16, 16), device)
+    assert maker.asked == [
+        ("0", 0),
+        ("1", 1),
+        ("2", 2),
+        ("3", 3),
+        ("4", 5),
+        ("5", 30),
+        *((str(i), i) for i in range(6, 10)),
+    ]
+
+
 def test_a_generator_without_classes_gives_images_of_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(generators, "load", lambda name, options: zoo.GENERATORS["unconditional"]())
     monkeypatch.setattr(generators, "class_names", lambda name, options: ())

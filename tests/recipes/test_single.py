@@ -427,7 +427,7 @@ WRONG = {
         {"generator": "glyps"},
         "unknown generator (or run directory) 'glyps': did you mean 'glyphs'?",
     ),
-    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters or a run directory"),
+    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters, the run directory of"),
     "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
     "no u": ("fixmatch", {"unlabeled": "none"}, "method 'fixmatch' needs unlabeled images: --unlabeled pool or"),
     "too much u": ("supervised", {"unlabeled": "pool"}, "method 'supervised' reads no unlabeled images"),
