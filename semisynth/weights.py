@@ -129,9 +129,12 @@ def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
     fill(module, {name[len(prefix) :]: t for name, t in read_tensors(path).items() if name.startswith(prefix)}, path)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Fill `module` with these tensors, which come from `source`; all must fit."""
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, assign: bool = False) -> None:
+    """Fill `module` with these tensors, which come from `source`; all must fit.
+
+    assign: whether it takes them as they are, as one without memory must that was made on the device meta.
+    """
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
         raise UserError(f"{source} does not fit this network: {' '.join(str(error).split())[:2000]}") from error
