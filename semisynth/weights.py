@@ -141,15 +141,16 @@ def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
     fill(module, {name[len(prefix) :]: t for name, t in read_tensors(path).items() if name.startswith(prefix)}, path)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, assign: bool = False) -> None:
     """Fill `module` with these tensors, which come from `source`; all must fit.
 
-    Of the names of one tensor, as of tied weights, one is enough.
+    Of the names of one tensor, as of tied weights, one is enough. assign: whether it takes them as they are, as one
+    without memory must that was made on the device meta.
     """
     own = module.state_dict(keep_vars=True)
     there = {id(value): tensors[name] for name, value in own.items() if name in tensors}
     tied = {name: there[id(value)] for name, value in own.items() if id(value) in there}
     try:
-        module.load_state_dict({**tied, **tensors})
+        module.load_state_dict({**tied, **tensors}, assign=assign)
     except RuntimeError as error:
         raise UserError(f"{source} does not fit this network: {sentence(error)}") from error

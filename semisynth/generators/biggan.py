@@ -88,12 +88,14 @@ def load(path: Path, options: Options) -> Generator:
     weights = _weights(path)
     layout = _layout(path / "config.json")
     class_names(path, options)  # a list that does not fit is told now
-    network, tensors = BigGAN(layout), read_foreign(weights)
+    with torch.device("meta"):  # sizes are compared before memory is taken for them
+        network = BigGAN(layout)
+    tensors = read_foreign(weights)
     try:
         tensors = folded(tensors, layout, options.truncation)
     except UserError as error:
         raise UserError(f"{weights}: {error}") from error
-    fill(network, tensors, weights)
+    fill(network, tensors, weights, assign=True)
     generator = Truncated(network.to(options.dtype), layout, options.truncation)
     identify(generator, {"layout": asdict(layout), "truncation": options.truncation})
     return generator.eval().requires_grad_(False)

@@ -92,6 +92,8 @@ def load(path: Path, options: Options) -> Sampled:
 def class_names(path: Path, options: Options) -> tuple[str, ...]:
     """The names of its classes, in order: the prompts, those that model_index.json tells in id2label, or numbers."""
     make, names = _kind(path), parts.told(path / INDEX).get("id2label") or {}
+    if not isinstance(names, dict):
+        raise UserError(f'id2label in {path / INDEX} is {names!r}: it must be of the form {{"0": "cat"}}.')
     if make is _text:
         return tuple(options.texts())
     part, count = ("transformer", "num_embeds_ada_norm") if make is _classes else ("unet", "num_class_embeds")
@@ -156,6 +158,9 @@ def _text(path: Path, options: Options) -> Sampled:
     if network.config.addition_embed_type or network.config.class_embed_type:
         raise UserError(f"{path / 'unet'} reads more than a text: give a folder of Stable Diffusion 1 or 2.")
     *texts, none = _encoded(path, [*prompts.values(), ""])
+    wide, read = len(none[0]), network.config.cross_attention_dim
+    if read != wide:
+        raise UserError(f"{path / 'unet'} reads texts of width {read}, text_encoder gives {wide}: restore the folder.")
     told = Told(torch.stack(texts), none[None])
     if width := network.config.time_cond_proj_dim:
         embed = diffusers().StableDiffusionPipeline.get_guidance_scale_embedding
@@ -177,6 +182,8 @@ def _encoded(path: Path, texts: list[str]) -> Tensor:
                 f"the prompt '{text}' has {len(tokens)} tokens, the text encoder reads {longest}: shorten it."
             )
     read = tokenizer(texts, padding="max_length", max_length=longest, return_tensors="pt")
+    if (last := int(read.input_ids.max())) >= (words := encoder.config.vocab_size):
+        raise UserError(f"{path}: the tokenizer has a token {last}, text_encoder reads {words}: restore the folder.")
     masked = getattr(encoder.config, "use_attention_mask", False)
     with torch.no_grad():
         found: Tensor = encoder(read.input_ids, attention_mask=read.attention_mask if masked else None)[0]
@@ -186,11 +193,14 @@ def _encoded(path: Path, texts: list[str]) -> Tensor:
 def _sampled(path: Path, options: Options, network: Any, schedule: Schedule, told: Told, decoder: str) -> Sampled:
     """Of these parts and the autoencoder in the folder `decoder`, unless that is blank."""
     channels, size, weight = network.config.in_channels, network.config.sample_size, options.guidance
-    if not size:
-        raise UserError(f"{path}: the network's config.json does not tell its sample_size: add it.")
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(
+            f"{path}: sample_size in the network's config.json is {size!r}: give the side of what it makes."
+        )
     if weight != 1 and told.none is None and told.scale is None:
         raise UserError(f"{path} has no condition of no class, which guidance moves away from: leave guidance at 1.")
-    shape = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    shape = (channels, *sides)
     vae = _decoder(path / decoder, shape, options) if decoder else None
     predictor = Predictor(network, options.offload, weight, told.scale)
     none = None if weight == 1 else told.none

@@ -55,7 +55,8 @@ def unmixed(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     The precision of a generator from elsewhere is an option of its own, and kernels refuse to mix two of few bits.
     """
     kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext()
 
 
 def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:

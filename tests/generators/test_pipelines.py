@@ -361,7 +361,7 @@ def test_an_unknown_pipeline_is_named_with_those_that_are_known(place: Callable[
         ("dit", "scheduler/scheduler_config.json", {"prediction_type": "flow"}, "predicting flow, has no schedule"),
         ("dit", "scheduler/scheduler_config.json", {"beta_schedule": "cubic"}, "cannot be followed in 4 steps: cubic"),
         ("dit", "scheduler/scheduler_config.json", {"num_train_timesteps": 3}, "cannot be followed in 4 steps"),
-        ("ddim", "unet/config.json", {"sample_size": None}, "does not tell its sample_size"),
+        ("ddim", "unet/config.json", {"sample_size": None}, "config.json is None: give the side"),
         ("ddim", "unet/config.json", {"class_embed_type": "timestep"}, "unet"),
     ],
 )
@@ -370,6 +370,50 @@ def test_a_folder_whose_files_do_not_fit_is_told(
 ) -> None:
     with pytest.raises(UserError, match=message):
         generators.load(str(edited(place(kind), tmp_path / "folder", file, **told)))
+
+
+@pytest.mark.parametrize(
+    "sizes, told",
+    [
+        ({"hidden_size": 16}, "reads texts of width 8, text_encoder gives 16"),
+        ({"vocab_size": 10}, "the tokenizer has a token 13, text_encoder reads 10"),
+    ],
+)
+def test_a_text_encoder_of_another_network_is_told(
+    sizes: dict[str, int], told: str, place: Callable[[str], str], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = Path(shutil.copytree(place("text"), tmp_path / "other"))
+    config = transformers.CLIPTextConfig.from_pretrained(folder / "text_encoder")
+    config.update(sizes)
+    shutil.rmtree(folder / "text_encoder")
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    with pytest.raises(UserError, match=f"{told}: restore the folder"):
+        generators.load(str(folder), options("text"))
+
+
+@pytest.mark.parametrize("size", ["big", [8], [8, 8, 8], 0, 8.5, None])
+def test_a_size_that_is_none_is_told(size: Any, place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = edited(place("ddpm of classes"), tmp_path / "other", "unet/config.json", sample_size=size)
+    with pytest.raises(UserError, match=r"sample_size in the network's config\.json is .*: give the side"):
+        generators.load(str(folder))
+
+
+def test_names_of_classes_in_another_form_are_told(place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = edited(place("dit"), tmp_path / "other", "model_index.json", id2label=["cat", "dog"])
+    with pytest.raises(UserError, match=r"id2label in .*model_index\.json is \['cat', 'dog'\]: it must be of the form"):
+        generators.class_names(str(folder))
+
+
+def test_a_size_that_a_network_cannot_halve_is_told_before_anything_is_written(
+    place: Callable[[str], str], tmp_path: Path
+) -> None:
+    folder = edited(place("ddpm of classes"), tmp_path / "other", "unet/config.json", sample_size=9)
+    for recipe in ("mpssl", "fixmatch"):
+        fields = {"unlabeled": "generator"} if recipe == "fixmatch" else {}
+        with pytest.raises(UserError, match=r"generator .*other makes no image \(RuntimeError: .*its parts are of one"):
+            single.fit(tiny.config(recipe, str(folder), **fields), tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_autoencoder_of_other_latents_is_told(place: Callable[[str], str], tmp_path: Path) -> None:
