@@ -30,6 +30,9 @@ exit codes:
   130       interrupted (Ctrl-C); nothing is half written, and the same command goes on"""
 
 
+FULL = ("out of memory", "can't allocate memory", "not enough memory")  # torch has no error of its own on the CPU
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0; 1 for findings to mend; 2 for a mistake of the user's, told in one
     sentence; 130 if interrupted."""
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"semisynth: error: {error.filename or 'output'}: {error.strerror}. Give another place.", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no error of its own on the CPU
+        if not (isinstance(error, MemoryError) or any(told in str(error) for told in FULL)):
             raise
         less = "ask for less of batch, unlabeled-batch, size or model"
         way = "through a generator from elsewhere for a smaller --generator-options.chunk, precision or sampler_steps"
@@ -252,7 +255,7 @@ def bench(arguments: list[str]) -> None:
     from semisynth.engine import Engine
     from semisynth.recipes import bench as recipe
     from semisynth.recipes import cells, presets
-    from semisynth.recipes.config import Reading, Setting
+    from semisynth.recipes.config import GENERATOR, Options, Reading, Setting
 
     rows = ", ".join(presets.rows())
     parser = options.new_parser("bench", bench.__doc__)
@@ -264,6 +267,7 @@ def bench(arguments: list[str]) -> None:
     options.add_pool(parser, "the directory of the bench")
     parser.add_class_arguments(Setting, None, skip={"labels_per_class", "unlabeled"})
     parser.add_class_arguments(Reading, None)
+    parser.add_class_arguments(Options, GENERATOR)
     parser.add_class_arguments(Engine, None, skip={"seed"})
     given = options.parse(parser, arguments)
     names, pivot = given.pop("methods").replace(" ", "").split(","), given.pop("against")
@@ -285,7 +289,7 @@ def generate(arguments: list[str]) -> None:
     parser = options.new_parser("generate", generate.__doc__)
     parser.add_class_arguments(recipe.Generate, None, skip={"classes", "generator_options"})
     parser.add_class_arguments(Options, "generator_options")
-    told = "names of the generator's classes, which are made in turn; all unless given"
+    told = "names, synonyms or numbers of the generator's classes, which are made in turn; all unless given"
     parser.add_argument("--classes", type=str, nargs="+", default=None, help=told)
     parser.add_argument("--out", type=str, required=True, help="the directory of the images")
     given = options.parse(parser, arguments)
@@ -304,7 +308,7 @@ def mix(arguments: list[str]) -> None:
 
     parser = options.new_parser("mix", mix.__doc__)
     parser.add_class_arguments(recipe.Mix, None, skip={"synthetic", "reading", "generator_options"})
-    told = "generators: names or run directories of such, of whose samples as many each"
+    told = "generators, each as fit's --generator, of whose samples as many each"
     parser.add_argument("--synthetic", type=str, nargs="+", required=True, help=told)
     parser.add_class_arguments(Reading, "reading")
     parser.add_class_arguments(Options, "generator_options")

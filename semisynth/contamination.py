@@ -74,7 +74,8 @@ def _memory(run: Path, config: Config) -> dict[str, Tensor]:
     """What the method remembered of each image."""
     if config.method != "rsmatch" or not config.options["detector"]:
         raise UserError(f"{run} has no detector that --hidden could score: give a run of --method rsmatch.")
-    return restore.memory(run)
+    found: dict[str, Tensor] = restore.checkpoint(run)["method"]
+    return found
 
 
 def _hidden(hidden: Path, config: Config) -> list[tuple[str, str | None]]:

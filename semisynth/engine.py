@@ -170,13 +170,13 @@ class Engine:
 
     def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """The parameters that are trained; the features of a classifier apart, where they have a rate of their own."""
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        trained = [p for p in module.parameters() if p.requires_grad]
+        if self.features_lr == 1:
+            return [{"params": trained}]
         classifiers = [part for part in module.modules() if isinstance(part, Classifier)]
-        slow = {id(p) for part in classifiers for p in part.features.parameters()} if self.features_lr != 1 else set()
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if id(p) not in slow]},
-            {"params": [p for p in parameters if id(p) in slow], "lr": self.lr * self.features_lr},
-        ]
+        features = {p for part in classifiers for p in part.features.parameters()}
+        rest, apart = [p for p in trained if p not in features], [p for p in trained if p in features]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": apart, "lr": self.lr * self.features_lr}]
         return [group for group in groups if group["params"]]
 
 

@@ -15,9 +15,14 @@ class Diverged(UserError):
     """A training that the chosen options made impossible: what a search may score as lost."""
 
 
-def line(error: Exception) -> str:
+def line(error: BaseException) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def sentence(error: BaseException, most: int = 300) -> str:
+    """The beginning of what an error says, in one line that ends in one full stop."""
+    return line(error)[:most].rstrip(" .:") + "."
 
 
 def between(low: float, high: float, **values: float) -> None:

@@ -50,9 +50,8 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         method: as `semisynth fit --method`
-        generator: glyphs, letters, or the run directory of a gan; its images are resized to those of X. Only methods
-            that ask for one read it, and any that reads unlabeled images if `unlabeled` is "generator" or
-            "both"
+        generator: as `--generator`; its images are resized to those of X. Only methods that ask for one read it, and
+            any that reads unlabeled images if `unlabeled` is "generator" or "both"
         model: as `--model`
         init: as `--init`; "foundation" starts from features of characters
         source: as `--source`
@@ -219,6 +218,24 @@ class SemiSynthClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found.config_, found.result_ = (weights.read_json(path / f"{name}.json") for name in ("config", "result"))
         found.model_ = restore.classifier(path, torch.device("cpu"))[1]
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: one's own network as its record and weights, as its code is not importable by name."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if record := foreign.code(state.get("model_")):
+            state["model_"] = (record, self.model_.state_dict())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From what was pickled; `UserError` if the code of one's own network is not as it was."""
+        super().__setstate__(state)
+        if isinstance(found := state.get("model_"), tuple):
+            setting, (h, w, c) = Config.of(self.config_).setting, self.image_shape_
+            args = ("the pickle", setting.model, (c, h, w), len(self.classes_))
+            self.model_ = foreign.restored(found[0], *args)
+            setting.tuning.apply(self.model_, (c, h, w))
+            self.model_.load_state_dict(found[1])
+            self.model_.eval()
 
     def _rows(self, X: Any, reset: bool) -> Array:
         """X as rows of pixels (n, h * w * c), checked; sets or compares what is known of them."""

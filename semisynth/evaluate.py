@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from semisynth.data.stream import to_float
 from semisynth.errors import Diverged, UserError
+from semisynth.functional import evaluating as evaluating
 
 if TYPE_CHECKING:
     from semisynth.data.datasets import Images
@@ -79,19 +79,6 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> fl
 def bin_of(confidence: Tensor, bins: int = BINS) -> Tensor:
     """Return which of `bins` equal parts of (0, 1], each with its upper end, holds each confidence (n,)."""
     return (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-
-
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Set `model`, where it is a module, to eval mode; afterwards each of its modules has its own mode again."""
-    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def logits(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -106,3 +107,16 @@ def gather(x: Tensor) -> Tensor:
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """The cosine similarity of matching rows (n, d), (n, d) -> (n,)."""
     return nn.functional.cosine_similarity(a, b, dim=-1)
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Set `model`, where it is a module, to eval mode; afterwards each of its modules has its own mode again."""
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -8,14 +8,6 @@ from typing import Any
 from semisynth.errors import UserError
 
 
-def diffusers(what: str) -> Any:
-    """The library diffusers, which takes seconds to import; `UserError` where it is missing.
-
-    what: that needs it, in the user's words.
-    """
-    return library("diffusers", what)
-
-
 def library(name: str, what: str) -> Any:
     """The library of the extra of the same name; `UserError` where it, or what it imports, is missing.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from semisynth.method import Average, External, Method
 from semisynth.weights import replacing
 
 FORMAT = 1
+UNLABELED = "unlabeled"  # the generator of unlabeled images, of which an earlier version kept nothing
 
 
 @torch.no_grad()
@@ -34,6 +35,11 @@ def move(average: Average, step: int) -> None:
 def externals(method: Method) -> dict[str, str]:
     """The fingerprints of a method's foreign networks by name."""
     return {name: module.fingerprint() for name, module in method.named_modules() if isinstance(module, External)}
+
+
+def same_externals(method: Method, kept: Mapping[str, str]) -> bool:
+    """Whether the method's foreign networks are those of which a checkpoint kept the fingerprints."""
+    return kept == {name: own for name, own in externals(method).items() if name != UNLABELED or name in kept}
 
 
 class State:
@@ -67,7 +73,7 @@ class State:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `UserError` if it is damaged or belongs to another method or generator."""
         content = _read(path)
-        if content["externals"] != externals(self.method):
+        if not same_externals(self.method, content["externals"]):
             raise UserError(
                 f"{path} was made with another generator, teacher or autoencoder: use the same one, or another --out."
             )

@@ -71,7 +71,12 @@ def group_norm(
 ) -> Tensor:
     """`torch.nn.functional.group_norm`."""
     if x.is_cuda and torch.is_autocast_enabled("cuda"):
-        x = x.float()  # as autocast does there
+        # As autocast does there.
+        x, weight, bias = (
+            x.float(),
+            weight if weight is None else weight.float(),
+            bias if bias is None else bias.float(),
+        )
     if weight is None:
         weight = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
     if bias is None:

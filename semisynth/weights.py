@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from semisynth.errors import UserError, line
+from semisynth.errors import UserError, line, sentence
 
 SHIPPED = Path(__file__).parent / "shipped"
+MUCH = 500  # characters of what does not fit
 
 
 @contextlib.contextmanager
@@ -51,9 +52,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `UserError` names the file and the line that cannot be read."""
-    content = _parsed(path)
+def read_json(path: Path, once: bool = False) -> dict[str, Any]:
+    """A JSON object; `UserError` names the file and the line that cannot be read.
+
+    once: whether a name that is there twice, of which JSON takes the last, is an error too.
+    """
+    content = _parsed(path, _once if once else dict)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object.")
     return content
@@ -67,9 +71,17 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parsed(path: Path) -> Any:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    for name, _ in pairs if len(found) < len(pairs) else ():
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"'{name}' is there twice")
+    return found
+
+
+def _parsed(path: Path, made: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=made)  # some editors begin with a BOM
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the path of a run directory or of a configuration.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -129,9 +141,16 @@ def load_into(module: nn.Module, path: Path, prefix: str = "") -> None:
     fill(module, {name[len(prefix) :]: t for name, t in read_tensors(path).items() if name.startswith(prefix)}, path)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Fill `module` with these tensors, which come from `source`; all must fit."""
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str, assign: bool = False) -> None:
+    """Fill `module` with these tensors, which come from `source`; all must fit.
+
+    Of the names of one tensor, as of tied weights, one is enough. assign: whether it takes them as they are, as one
+    without memory must that was made on the device meta.
+    """
+    own = module.state_dict(keep_vars=True)
+    there = {id(value): tensors[name] for name, value in own.items() if name in tensors}
+    tied = {name: there[id(value)] for name, value in own.items() if id(value) in there}
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict({**tied, **tensors}, assign=assign)
     except RuntimeError as error:
-        raise UserError(f"{source} does not fit this network: {' '.join(str(error).split())[:2000]}") from error
+        raise UserError(f"{source} does not fit this network: {sentence(error)}") from error

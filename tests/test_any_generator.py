@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import folders
 import pytest
+import tiny
 import torch
 from pyarrow import parquet as arrow
 
@@ -19,6 +21,7 @@ from semisynth.data import datasets, parquet
 from semisynth.errors import UserError
 from semisynth.generators import Options
 from semisynth.generators.diffusion import Diffusion, denoiser_of
+from semisynth.recipes import single
 from semisynth.recipes.dpt import DPT, dpt
 from semisynth.recipes.mix import Mix, mix
 
@@ -45,7 +48,11 @@ def biggan(folder: Path) -> str:
     config = package.BigGANConfig(**sizes, n_stats=5, class_embed_dim=5, output_dim=16)
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_string())
-    torch.save(package.BigGAN(config).state_dict(), folder / "pytorch_model.bin")
+    state = package.BigGAN(config).state_dict()
+    undefined = ("running_means", "running_vars", "generator.bn.weight", "generator.bn.bias", "gamma")
+    state |= {name: torch.rand(value.shape) + 0.5 for name, value in state.items() if name.endswith(undefined)}
+    state = {name.replace("weight_orig", "weight"): value for name, value in state.items() if name[-2:] not in "_u_v"}
+    torch.save(state, folder / "pytorch_model.bin")
     return str(folder)
 
 
@@ -99,6 +106,27 @@ def test_a_mix_and_dpt_take_any(kind: str, made: tuple[str, Options], tmp_path: 
     assert [row["label"] for row in shown] == [names[i % len(names)] if names else None for i in range(20)]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
+@each_kind
+def test_the_precision_of_a_run_is_not_that_of_its_generator(
+    kind: str, made: tuple[str, Options], precision: Any, tmp_path: Path
+) -> None:
+    if kind == "shipped" or (kind == "own" and precision != "float32"):
+        pytest.skip("it has no precision of its own")
+    place, asked = made[0], replace(made[1], precision=precision)
+    generator = generators.load(place, asked)
+    z, y = torch.randn(3, *generator.latent_shape), torch.arange(3) % generator.classes if generator.classes else None
+
+    alone = generator(z.requires_grad_(), y)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        images = generator(z, y)
+    first, second = (torch.autograd.grad(found.square().sum(), z)[0] for found in (alone, images))
+    assert images.equal(alone) and first.equal(second)
+    if kind != "own":
+        fields = {"generator_options": asdict(asked), "precision": "bf16", "unlabeled_batch": 4}
+        assert single.fit(tiny.config("mpssl", place, steps=1, **fields), tmp_path / "run", show=False)["finished"]
+
+
 @each_kind
 def test_a_class_out_of_range_is_told(kind: str, made: tuple[str, Options]) -> None:
     generator = generators.load(*made)
@@ -108,6 +136,26 @@ def test_a_class_out_of_range_is_told(kind: str, made: tuple[str, Options]) -> N
             generator(z, torch.tensor([generator.classes]))
         with pytest.raises(UserError, match=rf"vectors have 1 entries, and the generator {generator.classes} classes"):
             generator(z, torch.ones(1, 1))
+
+
+@each_kind
+def test_it_is_asked_for_a_class_where_it_has_some(kind: str, made: tuple[str, Options]) -> None:
+    if kind == "shipped":
+        return
+    generator = generators.load(*made)
+    z, y = torch.zeros(2, *generator.latent_shape), torch.zeros(2, dtype=torch.int64)
+    told = r"has \d classes: give y" if generator.classes else r"has no classes: leave y out"
+    for one in (generator, generators.Permuted(generator, 0)):
+        with pytest.raises(UserError, match=told):
+            one(z, None if generator.classes else y)
+
+
+@each_kind
+def test_of_nothing_it_makes_no_images(kind: str, made: tuple[str, Options]) -> None:
+    generator = generators.load(*made)
+    z, y = torch.zeros(0, *generator.latent_shape), torch.zeros(0, dtype=torch.int64)
+    assert generator(z, y if generator.classes else None).shape == (0, *generators.shape(generator))
+    assert generators.sample(generator, 2, torch.empty(0)).shape == (2, *generators.shape(generator))
 
 
 def test_our_own_diffusion_models_tell_it_too() -> None:
@@ -232,6 +280,50 @@ def test_the_command_line_has_these_options(tmp_path: Path, capsys: pytest.Captu
     assert "labels-1" in capsys.readouterr().out
 
 
+def test_a_bench_gives_the_options_to_the_rows_of_that_generator(tmp_path: Path) -> None:
+    place, out = KINDS["images"](tmp_path / "images"), tmp_path / "bench"
+    typed = ["bench", "--methods", "supervised,naive-fixmatch,mpssl-letters", "--labels_per_class", "2", "--seeds", "0"]
+    typed += ["--data", "digits-pool", "--steps", "1", "--generator-options.sampler-steps", "1"]
+    assert main([*typed, "--generator", place, "--out", str(out)]) == 0
+    configs = {path.parts[-4]: weights.read_json(path) for path in out.glob("cells/*/*/*/config.json")}
+    found = {row: content["generator_options"]["sampler_steps"] for row, content in configs.items()}
+    assert found == {"supervised": 4, "naive-fixmatch": 1, "mpssl-letters": 4}
+
+
+def test_options_that_no_generator_reads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "--data",
+        "digits-pool",
+        "--steps",
+        "1",
+        "--generator-options.sampler-steps",
+        "2",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    for command, told in (
+        (["fit", "--method", "supervised"], "--generator-options are not read without --generator: leave them out"),
+        (["bench", "--methods", "supervised", "--labels_per_class", "2"], "which none of the methods reads"),
+        (["bench", "--methods", "mpssl", "--labels_per_class", "2"], "which none of the methods reads"),
+        (
+            ["fit", "--method", "mpssl", "--generator", "glyphs"],
+            "glyphs does not know --generator-options.sampler_steps",
+        ),
+    ):
+        assert main([*command, *few]) == 2 and told in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_method_that_needs_a_gradient_says_why_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = own(tmp_path / "own")
+    typed = ["fit", "--method", "mpssl", "--data", "digits-pool", "--generator", place, "--out", str(tmp_path / "run")]
+    assert main(typed) == 2
+    told = f"{place} cannot be: its condition is labels, in which there is no gradient in y (vectors have one). Choose"
+    assert told in capsys.readouterr().err
+
+
 def test_prompts_have_names(tmp_path: Path) -> None:
     file = tmp_path / "prompts.json"
     file.write_text('{"cat": "a photo of a cat", "dog": "a dog"}')
@@ -240,7 +332,24 @@ def test_prompts_have_names(tmp_path: Path) -> None:
         ('{"cat": 3}', r"prompt of 'cat' is 3"),
         ("{}", r"has no prompt"),
         ("[1]", r"prompts\.json"),
+        ('{"cat": "a cat", "dog": "a dog", "cat": "the cat"}', r"prompts\.json cannot be read: 'cat' is there twice"),
+        ('{" ": "a cat"}', r"the class of 'a cat' has no name"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=message):
             Options(prompts=str(file)).texts()
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for name, text, found in (
+        ("prompts.txt", "a cat\na dog", {"a cat": "a cat", "a dog": "a dog"}),
+        ("prompts.JSON", '{"cat": "a cat"}', {"cat": "a cat"}),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert Options(prompts=str(tmp_path / name)).texts() == found
+
+
+@pytest.mark.parametrize("name", ["none.json", "none.txt", ""])
+def test_prompts_that_are_not_there_are_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--generator-options\.prompts .* cannot be read: there is no such file"):
+        Options(prompts=str(tmp_path / name)).texts()

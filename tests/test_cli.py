@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -440,6 +441,12 @@ def test_an_interrupt_says_what_is_left(monkeypatch, capsys):
         (OSError(28, "No space left"), 2, "output: No"),
         (MemoryError(), 2, "there is not enough memory: ask for less of batch"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "there is not enough memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"),
+            2,
+            "there is not enough memory",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 2, "there is not enough memory"),
     ],
 )
 def test_a_pipe_disk_or_memory_that_ends_is_no_traceback(error, code, told, monkeypatch, capsys):
@@ -448,6 +455,15 @@ def test_a_pipe_disk_or_memory_that_ends_is_no_traceback(error, code, told, monk
 
     monkeypatch.setitem(cli.COMMANDS, "fit", failing)
     assert main(["fit"]) == code and told in capsys.readouterr().err
+
+
+def test_an_error_that_speaks_of_memory_is_none_of_the_user_s(monkeypatch):
+    def failing(arguments):
+        raise RuntimeError("unsupported memory format option Preserve")
+
+    monkeypatch.setitem(cli.COMMANDS, "fit", failing)
+    with pytest.raises(RuntimeError, match="memory format"):
+        main(["fit"])
 
 
 def test_names_that_are_no_text_can_be_printed(monkeypatch):

@@ -128,3 +128,18 @@ def test_a_network_of_another_kind_is_refused_in_one_line(tmp_path, network):
 def test_what_is_no_character_is_written_as_its_code(tmp_path):
     weights.write_text(tmp_path / "a.txt", "caf\udce9")
     assert (tmp_path / "a.txt").read_bytes() == b"caf\\udce9"
+
+
+def test_of_a_network_that_does_not_fit_some_is_told():
+    layers = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(100))
+    with pytest.raises(UserError, match=r"mine does not fit this network: .*Missing key") as told:
+        weights.fill(layers, {}, "mine")
+    assert len(str(told.value)) < 400
+
+
+def test_json_may_begin_with_a_byte_order_mark_and_a_name_be_there_once(tmp_path):
+    file = tmp_path / "told.json"
+    file.write_text('{"a": {"b": 1, "b": 2}}', encoding="utf-8-sig")
+    assert weights.read_json(file) == {"a": {"b": 2}}
+    with pytest.raises(UserError, match=r"told\.json cannot be read: 'b' is there twice"):
+        weights.read_json(file, once=True)

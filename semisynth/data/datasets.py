@@ -229,7 +229,8 @@ def _samples(name: str) -> Dataset:
     together = min(generator.classes, TOGETHER)
     with torch.no_grad():
         parts = zip(z.split(together), y.split(together), strict=True)
-        x = (255 * torch.cat([generator(*part) for part in parts])).round().to(torch.uint8)
+        x = generators.finite(torch.cat([generator(*part) for part in parts]), name.removeprefix(generators.SAMPLES))
+        x = (255 * x).round().to(torch.uint8)
     return _alternating(name, tuple(map(str, range(generator.classes))), x, y)
 
 

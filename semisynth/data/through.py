@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from semisynth.adapter import resizing
 from semisynth.errors import UserError
-from semisynth.generators.adapted import resizing
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from semisynth.errors import UserError, check
+from semisynth.generators.identity import identify
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, require_asked, unmixed, vectors
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.weights import fill, read_foreign, read_json, read_names
 
-READS: tuple[str, ...] = ("truncation", "precision")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TENSORFLOW = ("*.ckpt*", "*.index", "*.h5", "saved_model.pb", "tfhub_module.pb")
 NAMES = "classes.json"
@@ -43,10 +44,12 @@ class Truncated(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, z_dim), y labels (n,) or class vectors (n, classes) -> images (n, 3, h, w)."""
-        assert y is not None, "BigGAN is class-conditional: y is needed"
+        require_asked(y, self.classes)
+        assert y is not None, "it has classes"
         dtype = self.network.embeddings.weight.dtype
-        latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
-        images: Tensor = self.network(latent.to(dtype), vectors(y, self.classes, z).to(dtype))
+        with unmixed(z):
+            latent = truncated(z.to(torch.promote_types(z.dtype, torch.float32)), self.truncation)
+            images: Tensor = self.network(latent.to(dtype), vectors(y, self.classes, z).to(dtype))
         return ((images + 1) / 2).to(z.dtype)
 
 
@@ -70,6 +73,11 @@ def holds(path: Path) -> bool:
     return {"channel_width", "layers"} <= read_json(config).keys()
 
 
+def reads(path: Path) -> tuple[str, ...]:
+    """The options that it knows."""
+    return ("truncation", "precision")
+
+
 def load(path: Path, options: Options) -> Generator:
     """The generator of a folder, by `options.truncation` and `options.precision`; constant and in eval mode.
 
@@ -80,13 +88,16 @@ def load(path: Path, options: Options) -> Generator:
     weights = _weights(path)
     layout = _layout(path / "config.json")
     class_names(path, options)  # a list that does not fit is told now
-    network, tensors = BigGAN(layout), read_foreign(weights)
+    with torch.device("meta"):  # sizes are compared before memory is taken for them
+        network = BigGAN(layout)
+    tensors = read_foreign(weights)
     try:
         tensors = folded(tensors, layout, options.truncation)
     except UserError as error:
         raise UserError(f"{weights}: {error}") from error
-    fill(network, tensors, weights)
+    fill(network, tensors, weights, assign=True)
     generator = Truncated(network.to(options.dtype), layout, options.truncation)
+    identify(generator, {"layout": asdict(layout), "truncation": options.truncation})
     return generator.eval().requires_grad_(False)
 
 

@@ -138,7 +138,7 @@ def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], remember: bo
 
     Arguments as of `heun`. What is computed again is the denoising; the rest of a step keeps nothing for the way back.
     """
-    scheduler = optional.diffusers(NEEDING).EDMDPMSolverMultistepScheduler(solver_order=2)
+    scheduler = optional.library("diffusers", NEEDING).EDMDPMSolverMultistepScheduler(solver_order=2)
     scheduler.set_timesteps(len(sigmas) - 1)
     scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)  # its own are the same, rounded to float32
     scheduler.set_begin_index(0)
@@ -187,9 +187,9 @@ class Diffusion(Generator):
         between(0, 1, hard=hard)
         self.sample = SAMPLERS[choose(sampler, SAMPLERS, "sampler")]
         if self.sample is multistep:
-            optional.diffusers(NEEDING)  # that it is missing is told now, not after a training
+            optional.library("diffusers", NEEDING)  # that it is missing is told now, not after a training
         self.denoiser, self.latent_shape, self.classes = denoiser, denoiser.shape, denoiser.classes
-        self.vae = vae
+        self.vae, self.image_shape = vae, vae.shape if vae else denoiser.shape
         self.sigmas, self.guidance, self.interval, self.hard = levels(steps), guidance, interval, hard
 
     def forward(self, z: Tensor, y: Tensor | None = None, hard: Tensor | None = None) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import os
 import sys
@@ -16,53 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semisynth import imports
 from semisynth.errors import UserError, line
 
 PICKLED = ("opaque_obj", "custom_obj")  # how the names of Python objects begin in a program's archive
 
 
-def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> nn.Module:
-    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder.
+def imported(folder: Path, named: str, arguments: Mapping[str, Any], told: str) -> imports.Made:
+    """What `named` makes of the arguments: "package.file:factory" or "file.py:factory" of this folder; and its code.
 
-    Its files are imported anew and leave no module behind, so that two folders may have the same names.
+    The code is a hash of each file of the folder that was imported.
+
     told: where it is named. `UserError` if there is no such file in the folder, or what goes wrong within it.
     """
     module, _, factory = named.partition(":")
     file = folder / module if module.endswith(".py") else folder.joinpath(*module.split("."))
     found = next((path for path in (file, file.with_suffix(".py"), file / "__init__.py") if path.is_file()), None)
-    if not factory or found is None or not found.resolve().is_relative_to(folder.resolve()):
+    # Links are not followed: in a snapshot of the hub each file is one to a place beside the folder.
+    if not factory or found is None or not Path(os.path.abspath(found)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{told}: '{named}' is no 'file.py:factory' or 'package.file:factory' in {folder}.")
     place, name = (file.parent, file.stem) if module.endswith(".py") else (folder, module)
-    try:
-        with _importing_from(place, name), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what no weights file fills is the same each time
-            made = getattr(importlib.import_module(name), factory)(**arguments)
-    except Exception as error:
-        raise UserError(f"{told}: '{named}' fails ({type(error).__name__}: {line(error)}): mend it.") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"{told}: '{named}' gives a {type(made).__name__}: it must give a torch.nn.Module.")
-    return made
-
-
-@contextlib.contextmanager
-def _importing_from(place: Path, name: str) -> Iterator[None]:
-    """Within this context the module is found in `place`, and nowhere else."""
-    root, path, written = name.partition(".")[0], str(place.resolve()), sys.dont_write_bytecode
-    hidden = {other: sys.modules.pop(other) for other in list(sys.modules) if other.partition(".")[0] == root}
-    before = set(sys.modules)
-    sys.path.insert(0, path)
-    sys.dont_write_bytecode = True  # a file that changed within a second would be taken for what was compiled of it
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(path)
-        sys.dont_write_bytecode = written
-        for other in set(sys.modules) - before:
-            file = str(getattr(sys.modules[other], "__file__", ""))
-            if other.partition(".")[0] == root or file.startswith(path + os.sep):
-                del sys.modules[other]
-        sys.modules.update(hidden)
+    if module.endswith(".py") and "." in name:
+        raise UserError(f"{told}: {file.name} has dots in its name, which Python cannot import: rename it.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what no weights file fills is the same each time
+        return imports.made(place, name, factory, f"{told}: '{named}'", arguments)
 
 
 class Program(nn.Module):

@@ -44,26 +44,28 @@ class Options:
         """The prompt of each class by its name; `UserError` for a file that cannot be read, has none, or one twice."""
         if self.prompts is None:
             return {}
-        if self.prompts.endswith(".json"):
-            return self._named(read_json(Path(self.prompts)))
+        file, told = Path(self.prompts), f"--generator-options.prompts {self.prompts}"
+        if not file.is_file():
+            raise UserError(f"{told} cannot be read: there is no such file. Give one with a prompt for each class.")
+        if file.suffix.lower() == ".json":
+            return _named(read_json(file, once=True), told)
         try:
-            lines = Path(self.prompts).read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()  # some editors begin with a BOM
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--generator-options.prompts {self.prompts} cannot be read: {error}.") from error
+            raise UserError(f"{told} cannot be read: {error}.") from error
         found = tuple(line.strip() for line in lines if line.strip())
         if not found or len(set(found)) < len(found):
             problem = "has one prompt twice" if found else "has no prompt"
-            raise UserError(f"--generator-options.prompts {self.prompts} {problem}: give a line for each class.")
+            raise UserError(f"{told} {problem}: give a line for each class.")
         return dict(zip(found, found, strict=True))
 
-    def _named(self, found: dict[str, str]) -> dict[str, str]:
-        for name, text in found.items():
-            if not isinstance(text, str) or not text.strip():
-                raise UserError(
-                    f"--generator-options.prompts {self.prompts}: the prompt of '{name}' is {text!r}: give a text."
-                )
-        if not found:
-            raise UserError(
-                f'--generator-options.prompts {self.prompts} has no prompt: give {{"cat": "a photo of a cat"}}.'
-            )
-        return found
+
+def _named(found: dict[str, str], told: str) -> dict[str, str]:
+    for name, text in found.items():
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{told}: the prompt of '{name}' is {text!r}: give a text.")
+        if not name.strip():
+            raise UserError(f"{told}: the class of '{text}' has no name: give one.")
+    if not found:
+        raise UserError(f'{told} has no prompt: give {{"cat": "a photo of a cat"}}.')
+    return found

@@ -11,20 +11,22 @@ a list of names; `condition` says what the network is called with after z (n, *l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from semisynth import imports
 from semisynth.errors import UserError, check_all, line
+from semisynth.generators.identity import identify
 from semisynth.generators.networks import Program, imported, program
 from semisynth.generators.options import Options
-from semisynth.generators.protocol import Generator, require_known, vectors
+from semisynth.generators.protocol import Generator, require_asked, require_known, unmixed, vectors
+from semisynth.method import External
 from semisynth.weights import fill, read_foreign, read_json
 
-READS: tuple[str, ...] = ()  # options
 DESCRIPTOR = "generator.json"
 Condition = Literal["vectors", "labels", "none"]
 FIELDS: dict[str, Any] = {
@@ -37,6 +39,7 @@ FIELDS: dict[str, Any] = {
     "condition": Condition,
     "range": list,
 }
+LARGEST = 1e30  # of a range: sums and differences stay finite
 TRIED = 2  # images of the trial
 OUTSIDE = 0.25  # share of a trial's values outside the range that cannot be meant
 
@@ -62,8 +65,13 @@ class Own(Generator):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, *latent), y labels (n,) or class vectors (n, classes), or None without classes -> images in [0, 1]."""
+        require_asked(y, self.classes)
+        if not len(z):  # which not every network, and no program, takes
+            one = None if y is None else y.new_zeros(1, *y.shape[1:])
+            return self(z.new_zeros(1, *z.shape[1:]), one)[:0]  # type: ignore[no-any-return]
         low, high = self.told.low, self.told.high
-        images: Tensor = (self.raw(z, y) - low) / (high - low)
+        with unmixed(z):
+            images: Tensor = (self.raw(z, y) - low) / (high - low)
         return images.clamp(0, 1).to(z.dtype)
 
     def raw(self, z: Tensor, y: Tensor | None) -> Any:
@@ -72,7 +80,7 @@ class Own(Generator):
         dtype = next((tensor.dtype for tensor in weights if tensor.is_floating_point()), z.dtype)
         if self.told.condition == "none":
             return self.network(z.to(dtype))
-        assert y is not None, "this generator is class-conditional: y is needed"
+        assert y is not None, "it has classes"
         if self.told.condition == "vectors":
             return self.network(z.to(dtype), vectors(y, self.classes, z).to(dtype))
         require_known(y, self.classes)
@@ -84,6 +92,11 @@ def holds(path: Path) -> bool:
     return (path.suffix == ".json" and path.is_file()) or (path / DESCRIPTOR).is_file()
 
 
+def reads(path: Path) -> tuple[str, ...]:
+    """No option."""
+    return ()
+
+
 def load(path: Path, options: Options) -> Generator:
     """The generator that a descriptor describes, tried with two latents; constant and in eval mode.
 
@@ -91,7 +104,10 @@ def load(path: Path, options: Options) -> Generator:
     """
     path, config = _read(path)
     told = _descriptor(path, config)
-    generator = Own(_network(path, config).eval().requires_grad_(False), told)
+    network, code = _network(path, config)
+    generator = Own(network.eval().requires_grad_(False), told)
+    asked = {name: config.get(name) for name in ("module", "program", "arguments")}
+    identify(generator, {**asdict(told), "names": None, "classes": len(told.names), **asked, "code": code})
     with torch.random.fork_rng(devices=[]):
         generator.differentiable = _tried(generator, path)
     return generator.eval()
@@ -117,7 +133,8 @@ def _descriptor(path: Path, config: dict[str, Any]) -> Descriptor:
     latent, values, classes = config["latent"], config["range"], config.get("classes", 0)
     if not latent or not all(type(size) is int and size > 0 for size in latent):
         raise UserError(f"'latent' in {path} is {latent}: give the sizes of one latent, such as [128].")
-    if len(values) != 2 or not all(type(end) in (int, float) for end in values) or not values[0] < values[1]:
+    ends = [float(end) for end in values if type(end) in (int, float) and abs(end) < LARGEST]
+    if len(values) != 2 or len(ends) != 2 or not ends[0] < ends[1]:
         raise UserError(f"'range' in {path} is {values}: give the least and the greatest value, such as [-1, 1].")
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     if classes != 0 and not (names and len({*names}) == len(names) and all(isinstance(name, str) for name in names)):
@@ -125,22 +142,24 @@ def _descriptor(path: Path, config: dict[str, Any]) -> Descriptor:
     condition = config.get("condition", "vectors" if names else "none")
     if (condition == "none") != (not names):
         raise UserError(f"'condition' in {path} is {condition}, with {len(names)} classes: correct one of both.")
-    return Descriptor(tuple(latent), names, condition, *map(float, values))
+    return Descriptor(tuple(latent), names, condition, *ends)
 
 
-def _network(path: Path, config: dict[str, Any]) -> nn.Module:
+def _network(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    """The network, and a hash of each file that says what it computes."""
     if ("module" in config) == ("program" in config):
         raise UserError(f"{path} must have either 'module' or 'program': leave one out.")
     if "program" in config:
         for name in ("arguments", "weights"):
             if name in config:
                 raise UserError(f"{path}: 'program' has its weights in it and is not called to be made: no '{name}'.")
-        return program(path.parent / config["program"])
-    network = imported(path.parent, config["module"], config.get("arguments", {}), str(path))
+        file = path.parent / config["program"]
+        return program(file), {file.name: imports.hashed(file)}
+    network, code = imported(path.parent, config["module"], config.get("arguments", {}), str(path))
     if "weights" in config:
         weights = path.parent / config["weights"]
         fill(network, read_foreign(weights), weights)
-    return network
+    return network, code
 
 
 @torch.enable_grad()
@@ -149,10 +168,16 @@ def _tried(generator: Own, path: Path) -> str:
     z, y = _latents(generator)
     inputs = [z] if y is None or generator.told.condition == "labels" else [z, y]
     told = f"{path}: called with z {tuple(z.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}, its network")
+    before = External(generator).fingerprint()
     try:
         images, again = generator.raw(z, y), generator.raw(z, y)
+        alone = generator.raw(z[:1], None if y is None else y[:1])
+    except ImportError as error:
+        told += f" imports when it is called ({line(error)[:300]})"
+        raise UserError(f"{told}: import at the top of the file, as its folder is there for that alone.") from error
     except Exception as error:
-        raise UserError(f"{told} fails ({line(error)[:300]}): correct 'latent', 'classes' or 'condition'.") from error
+        told += f" fails ({type(error).__name__}: {line(error)[:300]})"
+        raise UserError(f"{told}: mend it; 'latent', 'classes' and 'condition' say what it is called with.") from error
     low, high = generator.told.low, generator.told.high
     if not isinstance(images, Tensor) or images.ndim != 4 or (len(images), images.shape[1] in (1, 3)) != (TRIED, True):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
@@ -164,6 +189,10 @@ def _tried(generator: Own, path: Path) -> str:
         raise UserError(f"{told} gives values of which {outside:.0%} are outside {[low, high]}: correct 'range'.")
     if not torch.allclose(images, again, atol=1e-4 * (high - low)):
         raise UserError(f"{told} gives other images each time: they must follow from z and y, so fix its noise.")
+    if not torch.allclose(images[:1], alone, atol=1e-4 * (high - low)):
+        raise UserError(f"{told} gives another image alone than beside others: each must follow from its own row.")
+    if External(generator).fingerprint() != before:
+        raise UserError(f"{told} changes its parameters or buffers: it must be constant, so leave it in eval mode.")
     return _missing(generator, images, inputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,18 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from semisynth import optional
-from semisynth.errors import UserError, between, choose, line
-from semisynth.generators.adapted import Shape
+from semisynth.adapter import Shape
+from semisynth.errors import UserError, between, sentence
+from semisynth.generators import parts
+from semisynth.generators.identity import configured, identify
 from semisynth.generators.options import Options
 from semisynth.generators.sampler import Decoder, Predictor, Sampled, Schedule, consistency, ddim
 from semisynth.models.autoencoder import HUB, KIND, Autoencoder
-from semisynth.weights import read_json
 
-READS: tuple[str, ...] = ("sampler_steps", "guidance", "prompts", "precision", "offload", "chunk")
 INDEX = "model_index.json"
-WHAT, TEXT = "a diffusers folder", "a text-to-image model"
-VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # without one the library makes one up
+diffusers = partial(optional.library, "diffusers", "a diffusers folder")
 QUANTISED = "VQModel"
+CONFIGURED = (
+    "scheduler/scheduler_config.json",
+    *(f"{part}/config.json" for part in ("unet", "transformer", "vae", "vqvae")),
+)
 
 
 class Told(NamedTuple):
@@ -54,13 +58,18 @@ def fetched(name: str) -> Path:
     """The folder of what hub:OWNER/NAME names, which diffusers fetches and keeps; `UserError` if it cannot."""
     try:
         # Of pickles it takes none where there are safetensors; the safety checker is no part of a generator.
-        return Path(optional.diffusers(WHAT).DiffusionPipeline.download(name.removeprefix(HUB), safety_checker=None))
+        return Path(diffusers().DiffusionPipeline.download(name.removeprefix(HUB), safety_checker=None))
     except UserError:
         raise
     except Exception as error:  # the hub fails in many ways
         raise UserError(
-            f"generator {name} cannot be fetched: {line(error)[:300]} Give {HUB}OWNER/NAME and a network, or a folder."
+            f"generator {name} cannot be fetched: {sentence(error)} Give {HUB}OWNER/NAME and a network, or a folder."
         ) from error
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """The options that it knows."""
+    return READS[_kind(path)]
 
 
 def load(path: Path, options: Options) -> Sampled:
@@ -73,24 +82,30 @@ def load(path: Path, options: Options) -> Sampled:
     between(1, 10_000, sampler_steps=options.sampler_steps)
     between(0, 100, guidance=options.guidance)
     between(0, math.inf, chunk=options.chunk)
-    make = KINDS[_kind(path)]
-    if options.prompts and make is not _text:
-        raise UserError(f"{path} reads no text: leave the prompts out.")
-    return make(path, options).eval().requires_grad_(False)
+    make = _kind(path)
+    generator = make(path, options).eval().requires_grad_(False)
+    asked = {"kind": make.__name__, "steps": options.sampler_steps, "guidance": options.guidance}
+    identify(generator, configured(path, CONFIGURED) | asked)  # prompts are among the buffers, encoded
+    return generator
 
 
 def class_names(path: Path, options: Options) -> tuple[str, ...]:
     """The names of its classes, in order: the prompts, those that model_index.json tells in id2label, or numbers."""
-    make, names = KINDS[_kind(path)], read_json(path / INDEX).get("id2label") or {}
+    make, names = _kind(path), parts.told(path / INDEX).get("id2label") or {}
+    if not isinstance(names, dict):
+        raise UserError(f'id2label in {path / INDEX} is {names!r}: it must be of the form {{"0": "cat"}}.')
     if make is _text:
         return tuple(options.texts())
     part, count = ("transformer", "num_embeds_ada_norm") if make is _classes else ("unet", "num_class_embeds")
-    classes = read_json(path / part / "config.json").get(count) or 0
+    classes = parts.told(path / part / "config.json").get(count) or 0
     return tuple(str(names.get(str(number), number)) for number in range(classes))
 
 
-def _kind(path: Path) -> str:
-    return choose(str(read_json(path / INDEX).get("_class_name")), KINDS, f"pipeline in {path / INDEX}:")
+def _kind(path: Path) -> Callable[[Path, Options], Sampled]:
+    name = str(parts.told(path / INDEX).get("_class_name"))
+    if name not in KINDS:
+        raise UserError(f"{path / INDEX}: the pipeline {name} is not supported. Give one of {', '.join(KINDS)}.")
+    return KINDS[name]
 
 
 def _images(path: Path, options: Options) -> Sampled:
@@ -109,7 +124,7 @@ def _latents(path: Path, options: Options) -> Sampled:
 
 
 def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -> Sampled:
-    network = _read(optional.diffusers(WHAT).UNet2DModel, path, "unet", options.dtype)
+    network = parts.network(diffusers().UNet2DModel, path, "unet", options.dtype)
     told = Told()
     if network.class_embedding is not None:
         if not isinstance(network.class_embedding, nn.Embedding):
@@ -123,7 +138,7 @@ def _unet(path: Path, options: Options, schedule: Schedule, decoder: str = "") -
 
 def _classes(path: Path, options: Options) -> Sampled:
     """DiT: a transformer of latents, told a class; the row behind those of the classes is that of none."""
-    network = _read(optional.diffusers(WHAT).DiTTransformer2DModel, path, "transformer", options.dtype)
+    network = parts.network(diffusers().DiTTransformer2DModel, path, "transformer", options.dtype)
     classes = network.config.num_embeds_ada_norm
     for block in network.transformer_blocks:
         embeds = block.norm1.emb
@@ -139,23 +154,26 @@ def _text(path: Path, options: Options) -> Sampled:
         raise UserError(
             f"{path} makes images of texts: give a file with a prompt for each class, with --generator-options.prompts."
         )
-    network = _read(optional.diffusers(WHAT).UNet2DConditionModel, path, "unet", options.dtype)
+    network = parts.network(diffusers().UNet2DConditionModel, path, "unet", options.dtype)
     if network.config.addition_embed_type or network.config.class_embed_type:
         raise UserError(f"{path / 'unet'} reads more than a text: give a folder of Stable Diffusion 1 or 2.")
     *texts, none = _encoded(path, [*prompts.values(), ""])
+    wide, read = len(none[0]), network.config.cross_attention_dim
+    if read != wide:
+        raise UserError(f"{path / 'unet'} reads texts of width {read}, text_encoder gives {wide}: restore the folder.")
     told = Told(torch.stack(texts), none[None])
     if width := network.config.time_cond_proj_dim:
-        embed = optional.diffusers(WHAT).StableDiffusionPipeline.get_guidance_scale_embedding
+        embed = diffusers().StableDiffusionPipeline.get_guidance_scale_embedding
         told = Told(told.table, None, embed(None, torch.tensor([options.guidance - 1]), width))
     return _sampled(path, options, network, _along(path, options), told, "vae")
 
 
 def _encoded(path: Path, texts: list[str]) -> Tensor:
     """What the folder's text encoder makes of the texts, (n, tokens, width)."""
-    library = optional.library("transformers", TEXT)
+    library = optional.library("transformers", parts.TEXT)
     encoder, tokenizer = (
-        _read(library.CLIPTextModel, path, "text_encoder").float().eval(),
-        _tokenizer(path / "tokenizer"),
+        parts.network(library.CLIPTextModel, path, "text_encoder").float().eval(),
+        parts.tokenizer(path / "tokenizer"),
     )
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     for text, tokens in zip(texts, tokenizer(texts).input_ids, strict=True):
@@ -164,29 +182,25 @@ def _encoded(path: Path, texts: list[str]) -> Tensor:
                 f"the prompt '{text}' has {len(tokens)} tokens, the text encoder reads {longest}: shorten it."
             )
     read = tokenizer(texts, padding="max_length", max_length=longest, return_tensors="pt")
+    if (last := int(read.input_ids.max())) >= (words := encoder.config.vocab_size):
+        raise UserError(f"{path}: the tokenizer has a token {last}, text_encoder reads {words}: restore the folder.")
     masked = getattr(encoder.config, "use_attention_mask", False)
     with torch.no_grad():
         found: Tensor = encoder(read.input_ids, attention_mask=read.attention_mask if masked else None)[0]
     return found
 
 
-def _tokenizer(folder: Path) -> Any:
-    if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
-        raise UserError(f"{folder} has no vocabulary ({' or '.join(map(' and '.join, VOCABULARIES))}): restore it.")
-    try:
-        return optional.library("transformers", TEXT).CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # files fail in many ways
-        raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please give the whole folder.") from error
-
-
 def _sampled(path: Path, options: Options, network: Any, schedule: Schedule, told: Told, decoder: str) -> Sampled:
     """Of these parts and the autoencoder in the folder `decoder`, unless that is blank."""
     channels, size, weight = network.config.in_channels, network.config.sample_size, options.guidance
-    if not size:
-        raise UserError(f"{path}: the network's config.json does not tell its sample_size: add it.")
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(
+            f"{path}: sample_size in the network's config.json is {size!r}: give the side of what it makes."
+        )
     if weight != 1 and told.none is None and told.scale is None:
         raise UserError(f"{path} has no condition of no class, which guidance moves away from: leave guidance at 1.")
-    shape = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    shape = (channels, *sides)
     vae = _decoder(path / decoder, shape, options) if decoder else None
     predictor = Predictor(network, options.offload, weight, told.scale)
     none = None if weight == 1 else told.none
@@ -195,13 +209,13 @@ def _sampled(path: Path, options: Options, network: Any, schedule: Schedule, tol
 
 def _decoder(folder: Path, latent: Shape, options: Options) -> Autoencoder:
     """The autoencoder without its encoder; in float32 where float16 would be too narrow for it."""
-    told = read_json(folder / "config.json")
+    told = parts.told(folder / "config.json")
     if (kind := told.get("_class_name")) != KIND:
         why = ", whose rounded latents have no gradient" if kind == QUANTISED else ""
         raise UserError(f"{folder} is an autoencoder of kind {kind}{why}: give a folder with an {KIND}.")
     wide = options.precision == "float16" and told.get("force_upcast", True)
     dtype = torch.float32 if wide else options.dtype
-    network = _read(getattr(optional.diffusers(WHAT), KIND), folder.parent, folder.name, dtype)
+    network = parts.network(getattr(diffusers(), KIND), folder.parent, folder.name, dtype)
     by = 2 ** (len(network.config.block_out_channels) - 1)
     vae = Autoencoder(network, (network.config.out_channels, latent[1] * by, latent[2] * by), str(folder))
     if vae.latent_shape != latent:
@@ -215,30 +229,7 @@ def _along(path: Path, options: Options, pixels: bool = False) -> Schedule:
 
 
 def _scheduler(path: Path) -> dict[str, Any]:
-    return read_json(path / "scheduler" / "scheduler_config.json")
-
-
-def _read(kind: Any, path: Path, part: str, dtype: torch.dtype | None = None) -> Any:
-    """The network in the folder `part`; `UserError` if it cannot be read, or its weights are not those it asks for.
-
-    Pickles are read where there is nothing else, as tensors alone: both libraries ask torch for weights_only.
-    """
-    folder = path / part
-    pickled = any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
-    way = "convert its weights, where you trust them, to safetensors" if pickled else "give the whole folder"
-    known: dict[str, Any] = {"use_safetensors": not pickled, "local_files_only": True, "output_loading_info": True}
-    if dtype is not None:  # as diffusers calls it, which spares memory only with another library
-        known |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    try:
-        with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
-            network, told = kind.from_pretrained(folder, **known)
-    except Exception as error:  # files fail in many ways
-        raise UserError(f"{folder} cannot be read: {line(error)[:300]} Please {way}.") from error
-    wrong = [*told["missing_keys"], *(key for key in told["unexpected_keys"] if key.endswith((".weight", ".bias")))]
-    if wrong or told.get("mismatched_keys"):
-        first = wrong[0] if wrong else told["mismatched_keys"][0]
-        raise UserError(f"{folder}: config.json is not that of its weights, which differ in {first}: restore it.")
-    return network
+    return parts.told(path / "scheduler" / "scheduler_config.json")
 
 
 KINDS: dict[str, Callable[[Path, Options], Sampled]] = {
@@ -249,4 +240,12 @@ KINDS: dict[str, Callable[[Path, Options], Sampled]] = {
     "DiTPipeline": _classes,
     "StableDiffusionPipeline": _text,
     "LatentConsistencyModelPipeline": _text,
+}
+MEMORY = ("precision", "offload", "chunk")
+READS: dict[Callable[[Path, Options], Sampled], tuple[str, ...]] = {
+    _images: ("sampler_steps", *MEMORY),
+    _one_step: MEMORY,
+    _latents: ("sampler_steps", *MEMORY),
+    _classes: ("sampler_steps", "guidance", *MEMORY),
+    _text: ("sampler_steps", "guidance", "prompts", *MEMORY),
 }

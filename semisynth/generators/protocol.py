@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ class Generator(nn.Module, ABC):
     latent_shape: tuple[int, ...]
     classes: int
     image_shape: tuple[int, int, int] | None = None  # where it is known before an image is made
-    differentiable: str = ""  # what is not: where and why, as the end of a sentence
+    differentiable: str = ""  # why it is not, if it is not: the end of a sentence
 
     @abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -41,10 +43,20 @@ class Permuted(Generator):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Images of the classes that the shuffled numbers stand for."""
         order = self.get_buffer("order")
-        if y is not None:
+        if y is not None and self.classes:
             y = order[y] if y.ndim == 1 else y[:, order.argsort()]
         images: Tensor = self.generator(z, y)
         return images
+
+
+def unmixed(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Within this context nothing is cast automatically on the device of `like`: each part computes in its own dtype.
+
+    The precision of a generator from elsewhere is an option of its own, and kernels refuse to mix two of few bits.
+    """
+    kind = like.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext()
 
 
 def vectors(y: Tensor, classes: int, like: Tensor) -> Tensor:
@@ -65,6 +77,14 @@ def require_known(y: Tensor, classes: int) -> None:
         raise UserError(f"the generator has no class {wrong}: give numbers from 0 to {classes - 1}.")
 
 
+def require_asked(y: Tensor | None, classes: int) -> None:
+    """`UserError` where no class is given to a generator that has some, or one to a generator without."""
+    if y is None and classes:
+        raise UserError(f"the generator has {classes} classes: give y, numbers or class vectors.")
+    if y is not None and not classes:
+        raise UserError("the generator has no classes: leave y out.")
+
+
 def draw(generator: Generator, n: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """n latents z ~ N(0, I) and foundation classes y, uniform, or None without any; n and the slicing as in `noise`."""
     z = noise.normal(n, *generator.latent_shape, like=like)
@@ -77,6 +97,7 @@ def shape(generator: Generator) -> tuple[int, int, int]:
         return generator.image_shape
     with torch.no_grad(), noise.seeded("shape"):
         channels, height, width = sample(generator, 1, torch.empty(0)).shape[1:]
+    generator.image_shape = channels, height, width  # a large one takes long for an image
     return channels, height, width
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from semisynth import optional
+from semisynth.adapter import Shape
 from semisynth.errors import UserError
-from semisynth.generators.adapted import Shape
 from semisynth.generators.diffusion import again
-from semisynth.generators.protocol import Generator, vectors
+from semisynth.generators.protocol import Generator, require_asked, unmixed, vectors
 from semisynth.models.autoencoder import Autoencoder
 
 PREDICTED = ("epsilon", "v_prediction", "sample")
@@ -49,16 +49,22 @@ def ddim(config: Mapping[str, Any], steps: int, pixels: bool) -> Schedule:
     if steps == 1 or name == "LCMScheduler":
         given["timestep_spacing"] = "trailing"  # "leading" begins a single step where hardly any noise is left
     try:
-        scheduler = optional.diffusers("a diffusers folder").DDIMScheduler.from_config(given)
+        scheduler = optional.library("diffusers", "a diffusers folder").DDIMScheduler.from_config(given)
         scheduler.set_timesteps(steps)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"the scheduler {name} cannot be followed in {steps} steps: {error}") from error
-    return Schedule(tuple(scheduler.timesteps.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
+    times = scheduler.timesteps
+    if predicted == "epsilon" and not scheduler.alphas_cumprod[times].all():
+        told = f"the scheduler {name} begins with noise alone, of which a predicted noise leaves no image"
+        raise UserError(f"{told}: give a folder whose network predicts v_prediction or sample.")
+    return Schedule(tuple(times.tolist()), lambda out, t, x: scheduler.step(out, t, x).prev_sample)
 
 
 def consistency(config: Mapping[str, Any]) -> Schedule:
     """The one step of a consistency model from noise to image; more of them would draw noise of their own."""
-    scheduler = optional.diffusers("a diffusers folder").CMStochasticIterativeScheduler.from_config(dict(config))
+    scheduler = optional.library("diffusers", "a diffusers folder").CMStochasticIterativeScheduler.from_config(
+        dict(config)
+    )
     scheduler.set_timesteps(1)
     sigma, data = scheduler.sigmas[0].item(), scheduler.config.sigma_data
     skip, out = scheduler.get_scalings_for_boundary_condition(sigma)
@@ -168,15 +174,19 @@ class Sampled(Generator):
         super().__init__()
         self.predictor, self.schedule, self.decoder, self.chunk = predictor, schedule, decoder, chunk
         self.latent_shape, self.classes = latent_shape, 0 if table is None else len(table)
-        self.image_shape = latent_shape if decoder.vae is None else decoder.vae.shape
+        self.image_shape: Shape = latent_shape if decoder.vae is None else decoder.vae.shape
         self.register_buffer("table", table)
         self.register_buffer("none", none)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (n, c, h, w), y labels (n,) or class vectors (n, classes) -> images in [0, 1]."""
+        require_asked(y, self.classes)
+        if not len(z):
+            return z.new_empty(0, *self.image_shape)
         size = self.chunk or len(z)
-        conditions = repeat(None) if y is None else self._condition(y).split(size)
-        return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
+        with unmixed(z):
+            conditions = repeat(None) if y is None else self._condition(y).split(size)
+            return torch.cat([self._made(*both) for both in zip(z.split(size), conditions)])  # noqa: B905
 
     def _condition(self, y: Tensor) -> Tensor:
         table = self.get_buffer("table")

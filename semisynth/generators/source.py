@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from semisynth import models
+from semisynth.adapter import Adapter, Shape
 from semisynth.errors import UserError
 from semisynth.functional import class_means
 from semisynth.generators import SAMPLES, is_foreign
-from semisynth.generators.adapted import Adapter, Shape
 from semisynth.generators.protocol import Permuted
 from semisynth.method import External
 from semisynth.weights import SHIPPED, read_json

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from semisynth.augment.policies import Strong, Weak
-from semisynth.evaluate import evaluating
+from semisynth.functional import evaluating
 from semisynth.method import Batch, Losses, Method, Update
 from semisynth.methods.supervised import View, labeled_view
 from semisynth.models import Classifier

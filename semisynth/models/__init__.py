@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from semisynth.adapter import Shape
 from semisynth.errors import UserError, choose
+from semisynth.models import foreign
 from semisynth.models.classifier import Classifier as Classifier
 from semisynth.models.classifier import Encoder as Encoder
 from semisynth.models.cnn import small_cnn as small_cnn
@@ -13,10 +15,10 @@ from semisynth.models.mapper import Finder as Finder
 from semisynth.models.mapper import Mapper as Mapper
 from semisynth.models.tuning import Tuning as Tuning
 from semisynth.models.wrn import wrn as wrn
-from semisynth.weights import SHIPPED, read_json
+from semisynth.weights import SHIPPED, load_into, read_json
 
 NAMES = ("small-cnn", "small-cnn-bn", "wrn-16-2", "wrn-16-2-bn", "wrn-28-2", "wrn-28-2-bn")
-KINDS = ("timm:NAME", "hf:FOLDER", "hf:ORG/NAME", "FILE.py:FACTORY", "module:PACKAGE.MODULE:FACTORY")
+KINDS = ("timm:NAME", "hf:FOLDER", "hub:ORG/NAME", "FILE.py:FACTORY", "module:PACKAGE.MODULE:FACTORY")
 
 
 def build(name: str, channels: int, classes: int) -> Classifier:
@@ -39,13 +41,16 @@ def build(name: str, channels: int, classes: int) -> Classifier:
     return wrn(depth, factor, channels, classes, norm_kind="batch" if kind == "batch" else "group")
 
 
-def saved(run: Path, name: str, tuning: Tuning, shape: tuple[int, int, int], classes: int) -> Classifier:
-    """The classifier whose weights are in a run's directory; what a foreign network is stands there too."""
-    from semisynth.models import foreign  # which needs generators and data, and they these models
+def saved(run: Path, name: str, tuning: Tuning, shape: Shape, classes: int, head: bool = True) -> Classifier:
+    """The classifier whose weights are in a run's directory; what a foreign network is stands there too.
 
-    if foreign.named(name):
-        return foreign.saved(run, name, tuning, shape, classes)
-    return foreign.tuned(build(name, shape[0], classes), run, tuning)
+    head: whether those of its head are there, or of its features alone.
+    """
+    model = foreign.saved(run, name, shape, classes) if foreign.named(name) else build(name, shape[0], classes)
+    tuning.apply(model, shape)
+    file = run / "model.safetensors"
+    load_into(model, file) if head else load_into(model.features, file, "features.")
+    return model
 
 
 def foundation(init: str, model: str) -> Path:
@@ -54,6 +59,8 @@ def foundation(init: str, model: str) -> Path:
     Raises `UserError` when none ships for this network, or the run is of another one.
     """
     path = SHIPPED / f"glyphs-{model}" if init == "foundation" else Path(init)
+    if init == "pretrained" or init.endswith(".safetensors"):
+        raise UserError(f"--init {init} is for networks from elsewhere: for model {model} give foundation or a run.")
     if init != "foundation" and not path.is_dir():
         choose(init, ("none", "foundation"), "init (or run directory)")
     if not (path / "config.json").exists():
@@ -62,6 +69,6 @@ def foundation(init: str, model: str) -> Path:
             f"--method supervised --data glyphs --model {model} --out DIR, and give --init DIR."
         )
     there = read_json(path / "config.json").get("model")
-    if there != model:
+    if there != model and not (foreign.named(model) and foreign.named(str(there))):  # whose records are compared
         raise UserError(f"--init {init} holds a '{there}': give --model {there}, or features of a '{model}'.")
     return path / "model.safetensors"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semisynth import optional
-from semisynth.errors import UserError, line
+from semisynth.errors import UserError, sentence
 from semisynth.weights import read_json
 
 HUB = "hub:"
@@ -65,13 +65,13 @@ def load(name: str, shape: Shape) -> Autoencoder:
 
     `UserError` if there is none, if it cannot be read, or without diffusers.
     """
-    library = optional.diffusers("latent")
+    library = optional.library("diffusers", "latent")
     place, inner = _place(name)
     try:
         with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             network = library.AutoencoderKL.from_pretrained(place, subfolder=inner, low_cpu_mem_usage=False)
     except Exception as error:  # files and the hub fail in many ways
-        raise UserError(f"latent {name} cannot be read: {line(error)[:300]} Give a whole {KIND}.") from error
+        raise UserError(f"latent {name} cannot be read: {sentence(error)} Give a whole {KIND}.") from error
     return Autoencoder(network.float(), shape, name).eval().requires_grad_(False)
 
 

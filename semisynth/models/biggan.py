@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisynth.errors import UserError
+from semisynth.errors import UserError, between
 
 FIRST = 16  # times the width, the channels at 4x4
 NARROWER = 4  # a block's convolutions have so many times fewer channels than its input
+LARGEST = 2**20  # of any size
 READ = (8, 8, 2)  # the same for attention's queries, keys and values
 
 
@@ -41,8 +42,9 @@ class Layout:
     def __post_init__(self) -> None:
         narrow = {"channel_width": 1, "z_dim": 1, "num_classes": 1, "n_stats": 2}
         for name, least in narrow.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}.")
+            between(least, LARGEST, **{name: getattr(self, name)})
+        if not 0 < self.eps < 1:
+            raise UserError(f"eps is {self.eps}: give a number above 0, below 1.")
         sizes = [FIRST, *(after for _, _, after in self.layers)]
         for i, (_, before, after) in enumerate(self.layers):
             if before != sizes[i] or not 1 <= after <= before:

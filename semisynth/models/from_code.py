@@ -7,32 +7,28 @@ features are what it returns.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from semisynth.errors import UserError, line
-from semisynth.evaluate import evaluating
-from semisynth.generators.adapted import Adapter, Shape
-from semisynth.models.backbone import Backbone, Input, probe
+from semisynth import imports
+from semisynth.adapter import Adapter, Shape
+from semisynth.errors import UserError
+from semisynth.functional import evaluating
+from semisynth.imports import Made
+from semisynth.models.backbone import Backbone, Input, probe, replace, unreadable
 from semisynth.weights import load_into
 
-PREFIX = "module:"
+PREFIX, SUFFIX = "module:", ".py"
 
 
 def is_file(name: str) -> bool:
     """Whether a name is that of a factory in a Python file."""
-    return name.rpartition(":")[0].endswith(".py")
+    return name.rpartition(":")[0].endswith(SUFFIX)
 
 
 def load(name: str, shape: Shape, init: str) -> Backbone:
@@ -41,80 +37,78 @@ def load(name: str, shape: Shape, init: str) -> Backbone:
     init: "none" for the weights that the factory gives, or a file of weights. `UserError` where there is none, where
     it cannot read such images, and where it cannot be told what is its head.
     """
-    network = _made(name)
+    place, _, factory = name.removeprefix(PREFIX).rpartition(":")
+    if not place or not factory:
+        raise UserError(f"model {name}: give {PREFIX}PACKAGE.MODULE:FACTORY, or FILE.py:FACTORY.")
+    place = str(Path(place).expanduser().absolute()) if is_file(name) else place
+    made = _made(place, factory, f"model {name}")
+    network = made.network.float()
     if init != "none":
         load_into(network, Path(init))
     channels = _channels(network, shape, name)
-    head = _head(network, channels, shape, name)
-    return _backbone(network, shape, {"kind": "code", "name": name, "channels": channels, "head": head})
+    head, given = _head(network, channels, shape, name)
+    record = {"kind": "code", "place": place, "factory": factory, "code": made.code, "head": head}
+    record["input"] = asdict(Input(None, (0.0,) * channels, (1.0,) * channels))
+    features = _backbone(network, shape, record)
+    if head is not None and not _same(_answer(network, channels, shape), given):
+        raise UserError(
+            f"model {name}: without its last linear layer '{head}' it does not return what went into that: return "
+            "features (images, width) without it."
+        )
+    return features
 
 
 def again(record: Mapping[str, Any], shape: Shape) -> Backbone:
-    """What `load` gave, from its record and with any weights; the code has to be where it was."""
-    return _backbone(_made(record["name"]), shape, record)
+    """What `load` gave, from its record and with any weights; `UserError` if the code is not there as it was."""
+    place, factory = record["place"], record["factory"]
+    told = f"model {place}:{factory}"
+    if place.endswith(SUFFIX):
+        _check_same(record, {name: _hashed(Path(place).parent / name) for name in record["code"]}, told)
+    made = _made(place, factory, told)
+    if not place.endswith(SUFFIX):
+        _check_same(record, made.code, told)
+    return _backbone(made.network, shape, record)
+
+
+def _check_same(record: Mapping[str, Any], code: Mapping[str, str], told: str) -> None:
+    for name, there in record["code"].items():
+        if code.get(name) != there:
+            raise UserError(
+                f"{told}: {name} is not there, or not as it was when this classifier was trained, which would make "
+                "another network of it: restore that file."
+            )
+
+
+def _hashed(file: Path) -> str:
+    return imports.hashed(file) if file.is_file() else ""
+
+
+def _made(place: str, factory: str, told: str) -> Made:
+    """What the factory gives; it may import what lies beside its file, or in the working directory."""
+    if not place.endswith(SUFFIX):
+        return imports.installed(place, factory, told)
+    file = Path(place)
+    if not file.is_file():
+        raise UserError(f"{told}: there is no file {file}: give FILE.py:FACTORY of one that is there.")
+    return imports.made(file.parent, file.stem, factory, told)
 
 
 def _backbone(network: nn.Module, shape: Shape, record: Mapping[str, Any]) -> Backbone:
     if record["head"] is not None:
-        parent, _, leaf = record["head"].rpartition(".")
-        setattr(network.get_submodule(parent), leaf, nn.Identity())
-    reads = Input(None, (0.0,) * record["channels"], (1.0,) * record["channels"])
-    return Backbone(network, shape, reads, nn.Identity(), record)
-
-
-def _made(name: str) -> nn.Module:
-    """What the factory gives; it may import what lies beside its file, or in the working directory."""
-    place, _, factory = name.removeprefix(PREFIX).rpartition(":")
-    file = Path(place) if is_file(name) else None
-    if file is not None and not file.is_file():
-        raise UserError(f"model {name}: there is no file {file}; a classifier of it needs that code again.")
-    if not place or not factory:
-        raise UserError(f"model {name}: give {PREFIX}PACKAGE.MODULE:FACTORY, or FILE.py:FACTORY.")
-    with _beside(file.parent if file else Path()):
-        try:
-            module = _run(file) if file else importlib.import_module(place)
-            network = getattr(module, factory)()
-        except Exception as error:  # another's code may raise anything
-            raise UserError(f"model {name} cannot be made: {type(error).__name__}: {line(error)[:300]}") from error
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model {name}: the factory gave a {type(network).__name__}: it must return an nn.Module.")
-    return network
-
-
-def _run(file: Path) -> ModuleType:
-    own = f"semisynth_own_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(own, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[own] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[None]:
-    before = [*sys.path]
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+        replace(network, network.get_submodule(record["head"]), nn.Identity())
+    return Backbone(network, shape, record)
 
 
 def _channels(network: nn.Module, shape: Shape, name: str) -> int:
     """As many as the data has; three if those are gray and the network reads colours alone."""
+    errors = []
     for channels in (shape[0], 3):
-        with contextlib.suppress(Exception):
+        try:
             _answer(network, channels, shape)
             return channels
-    try:
-        _answer(network, shape[0], shape)
-    except Exception as error:
-        told = "x".join(map(str, shape))
-        raise UserError(
-            f"model {name} cannot read images of {told}: {line(error)[:300]} Give another --size or --channels."
-        ) from error
-    raise AssertionError("it could be read after all")
+        except Exception as error:  # a foreign network may raise anything
+            errors.append(error)
+    raise unreadable(name, shape, False, errors[0]) from errors[0]
 
 
 def _answer(network: nn.Module, channels: int, shape: Shape) -> Any:
@@ -123,38 +117,57 @@ def _answer(network: nn.Module, channels: int, shape: Shape) -> Any:
         return network(x)
 
 
-def _head(network: nn.Module, channels: int, shape: Shape, name: str) -> str | None:
-    """The name of the linear layer whose output the network returns, if there is one."""
-    calls: list[tuple[str, Tensor, Tensor]] = []
+class _Call(NamedTuple):
+    """Of a linear layer: what went in, and what came out."""
 
-    def seen(module: nn.Module, given: tuple[Tensor, ...], found: Tensor, *, own: str) -> None:
-        calls.append((own, given[0], found))
+    layer: nn.Linear
+    given: Tensor
+    found: Tensor
 
-    linear = [(own, module) for own, module in network.named_modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(partial(seen, own=own)) for own, module in linear]
+
+def _calls(network: nn.Module, channels: int, shape: Shape) -> tuple[Any, list[_Call]]:
+    """What the network answers, and the calls of its linear layers on the way."""
+    calls: list[_Call] = []
+
+    def seen(layer: nn.Linear, given: tuple[Tensor, ...], named: dict[str, Tensor], found: Tensor) -> None:
+        calls.append(_Call(layer, given[0] if given else named["input"], found))
+
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    handles = [layer.register_forward_hook(seen, with_kwargs=True) for layer in linear]
     try:
-        answer = _answer(network, channels, shape)
+        return _answer(network, channels, shape), calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _head(network: nn.Module, channels: int, shape: Shape, name: str) -> tuple[str | None, Tensor]:
+    """The name of the linear layer whose output the network returns, if there is one, and features: what went in."""
+    answer, calls = _calls(network, channels, shape)
     if not isinstance(answer, Tensor) or answer.dim() != 2:
         told = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise UserError(f"model {name} returns {told}: it must return logits or features, a tensor (images, width).")
-    heads = [(own, given) for own, given, found in calls if found is answer]
+    heads = [call for call in calls if call.found is answer]
     if not heads:
         _check_no_probabilities(answer, name)
-        return None
-    own, given = heads[-1]
-    if given.dim() != 2 or sum(other == own for other, _, _ in calls) > 1 or not own:
+        return None, answer
+    head = heads[-1]
+    own = next(own for own, module in network.named_modules() if module is head.layer)
+    if head.given.dim() != 2 or sum(call.layer is head.layer for call in calls) > 1 or not own:
         raise UserError(
             f"model {name}: its last linear layer '{own}' is no head that could be replaced, as it reads a tensor "
-            f"{tuple(given.shape)} or is called more than once: return features (images, width) without it."
+            f"{tuple(head.given.shape)} or is called more than once: return features (images, width) without it."
         )
-    return own
+    return own, head.given
+
+
+def _same(found: object, given: Tensor) -> bool:
+    return isinstance(found, Tensor) and found.shape == given.shape and found.allclose(given, equal_nan=True)
 
 
 def _check_no_probabilities(answer: Tensor, name: str) -> None:
     """`UserError` for the output of a softmax or of its logarithm, which hides the head."""
+    answer = answer.float()
     for p in (answer, answer.exp()):
         if answer.shape[1] > 1 and bool((p >= 0).all()) and torch.allclose(p.sum(1), torch.ones(2), atol=1e-4):
             raise UserError(f"model {name} returns probabilities: have it return the logits, or its features.")

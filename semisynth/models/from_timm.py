@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semisynth import optional
-from semisynth.errors import UserError, line
-from semisynth.generators.adapted import Shape
+from semisynth.adapter import Shape
+from semisynth.errors import UserError, sentence
 from semisynth.models.backbone import Backbone, Input
 from semisynth.weights import fill, read_tensors
 
@@ -31,7 +30,7 @@ def load(name: str, shape: Shape, init: str) -> Backbone:
         network = library.create_model(own, pretrained=init == "pretrained", num_classes=0)
     except Exception as error:  # the hub fails in many ways
         raise UserError(
-            f"model {name} cannot be had: {line(error)[:300]} Give its weights by --init FILE.safetensors."
+            f"model {name} cannot be had: {sentence(error)} Give its weights by --init FILE.safetensors."
         ) from error
     told = library.data.resolve_data_config({}, model=network)
     if init not in ("none", "pretrained"):
@@ -40,11 +39,10 @@ def load(name: str, shape: Shape, init: str) -> Backbone:
         fill(network, {k: v for k, v in read_tensors(Path(init)).items() if not k.startswith(heads)}, init)
     _, high, wide = told["input_size"]
     reads = Input((int(high), int(wide)), tuple(map(float, told["mean"])), tuple(map(float, told["std"])))
-    return Backbone(network, shape, reads, torch.nn.Identity(), {"kind": "timm", "name": own})
+    return Backbone(network, shape, {"kind": "timm", "name": own, "input": asdict(reads)})
 
 
 def again(record: Mapping[str, Any], shape: Shape) -> Backbone:
     """What `load` gave, from its record and with random weights."""
     library = optional.library("timm", "this classifier")
-    network = library.create_model(record["name"], pretrained=False, num_classes=0)
-    return Backbone(network, shape, Input.of(record["input"]), torch.nn.Identity(), record)
+    return Backbone(library.create_model(record["name"], pretrained=False, num_classes=0), shape, record)

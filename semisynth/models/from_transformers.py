@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,42 +20,53 @@ import torch
 from torch import Tensor, nn
 
 from semisynth import optional
-from semisynth.errors import UserError, line
-from semisynth.generators.adapted import Shape
-from semisynth.models.backbone import Backbone, Input
+from semisynth.adapter import Shape
+from semisynth.errors import UserError, sentence
+from semisynth.models import processor
+from semisynth.models.backbone import Backbone, probe
 from semisynth.weights import read_json
 
-PREFIX = "hf:"
-PREPROCESSOR = "preprocessor_config.json"
+PREFIX, HUB = "hf:", "hub:"
+OF_A_VERSION = (
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+)  # and not of the network
 
 
 def load(name: str, shape: Shape) -> Backbone:
-    """The network called hf:FOLDER or hf:ORG/NAME with its weights, for images of this shape.
+    """The network called hf:FOLDER or hub:ORG/NAME with its weights, for images of this shape.
 
     `UserError` where there is none, where it reads no images, or where weights are missing.
     """
-    library = optional.library("transformers", f"model {name}")
-    place = _place(name)
+    library, place = optional.library("transformers", f"model {name}"), _place(name)
     try:
         with _quiet(library), torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
-            network, found = library.AutoModel.from_pretrained(place, output_loading_info=True)
-            file = library.utils.cached_file(place, PREPROCESSOR, _raise_exceptions_for_missing_entries=False)
+            network, found = library.AutoModel.from_pretrained(
+                place, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+            )
+            file = library.utils.cached_file(place, processor.FILE, _raise_exceptions_for_missing_entries=False)
     except Exception as error:  # files and the hub fail in many ways
-        raise UserError(
-            f"model {name} cannot be read: {line(error)[:300]} Give a whole folder that save_pretrained wrote, or "
-            "ORG/NAME of the hub."
-        ) from error
-    if network.main_input_name != "pixel_values":
-        raise UserError(f"model {name} reads {network.main_input_name}, not images: give an image model.")
+        raise UserError(f"model {name} {_why(error)}") from error
+    _check(network, found, name)
     if file is None:
         raise UserError(
-            f"model {name} has no {PREPROCESSOR}, which tells how it reads images: save its image processor beside it, "
-            'or write one, such as {"size": 224, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}.'
+            f"model {name} has no {processor.FILE}, which tells how it reads images: save its image processor beside "
+            'it, or write one, such as {"size": 224, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}.'
         )
-    dropped = _without(network.float(), {key.split(".")[0] for key in found["missing_keys"]}, name)
-    reads = _reads(read_json(Path(file)), network.config, name, shape)
+    dropped = _without(network, {key.split(".")[0] for key in found["missing_keys"]}, name)
+    reads = processor.reads(read_json(Path(file)), int(getattr(network.config, "num_channels", 3)), name)
+    patch, (high, wide) = getattr(network.config, "patch_size", None), reads.size or shape[1:]
+    if isinstance(patch, int) and patch > min(high, wide):
+        way = f"correct its {processor.FILE}" if reads.size else "give --size"
+        raise UserError(f"model {name} reads patches of {patch}x{patch}, the images are {high}x{wide}: {way}.")
     config = json.loads(network.config.to_json_string(use_diff=False))
-    return _backbone(network, shape, reads, {"kind": "transformers", "config": config, "without": dropped})
+    config = {key: value for key, value in config.items() if key not in OF_A_VERSION}
+    record = {"kind": "transformers", "config": config, "without": dropped, "input": asdict(reads)}
+    revision = getattr(network.config, "_commit_hash", None)
+    return _backbone(network, shape, record | ({"revision": revision} if revision else {}))
 
 
 def again(record: Mapping[str, Any], shape: Shape) -> Backbone:
@@ -63,20 +75,67 @@ def again(record: Mapping[str, Any], shape: Shape) -> Backbone:
     with _quiet(library):
         network = library.AutoModel.from_config(library.AutoConfig.for_model(**record["config"]))
     _without(network, set(record["without"]), "")
-    return _backbone(network, shape, Input.of(record["input"]), record)
+    return _backbone(network, shape, record)
+
+
+def told(features: Backbone) -> str:
+    """What its features are, in words."""
+    with torch.no_grad():
+        answer = features.answer(probe(features.adapter.before))
+    if getattr(answer, "pooler_output", None) is not None:
+        return "pooler_output"
+    if answer.last_hidden_state.dim() == 4:
+        return "the mean of last_hidden_state over places"
+    return "its class token" if _has_token(features.network) else "the mean of last_hidden_state over tokens"
 
 
 def _place(name: str) -> str:
-    place = name.removeprefix(PREFIX)
-    if Path(place).is_dir():
-        if "model_type" not in (read_json(Path(place, "config.json")) if Path(place, "config.json").exists() else {}):
-            raise UserError(
-                f"model {name}: the folder has no config.json of transformers: give one of save_pretrained."
-            )
-        return str(Path(place))
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", place):
-        raise UserError(f"model {name}: there is no such folder; a network of the hub is {PREFIX}ORG/NAME.")
-    return place
+    """Of the folder, or on the hub."""
+    if name.startswith(HUB):
+        place = name.removeprefix(HUB)
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", place):
+            raise UserError(f"model {name}: give {HUB}ORG/NAME.")
+        return place
+    folder = Path(name.removeprefix(PREFIX)).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"model {name}: there is no such folder; a network of the hub is {HUB}ORG/NAME.")
+    if "model_type" not in (read_json(folder / "config.json") if (folder / "config.json").exists() else {}):
+        raise UserError(f"model {name}: the folder has no config.json of transformers: give one of save_pretrained.")
+    if (folder / "adapter_config.json").exists():
+        raise _adapted(name)
+    return str(folder)
+
+
+def _adapted(name: str) -> UserError:
+    told = "join them to its weights with merge_and_unload() of peft, and give what save_pretrained then writes"
+    return UserError(f"model {name} has adapters beside it: {told}.")
+
+
+def _why(error: Exception) -> str:
+    """What an error that the library raised while it read means for the user."""
+    if "trust_remote_code" in str(error):
+        return "needs code of its own, which is not run: give a network that is in transformers."
+    if "weights_only" in str(error):
+        return (
+            "has its weights in a pickle of Python objects, which could run any code: not read. Save it again, "
+            "by save_pretrained where it was made, as safetensors."
+        )
+    return f"cannot be read: {sentence(error)} Give a whole folder that save_pretrained wrote, or {HUB}ORG/NAME."
+
+
+def _check(network: Any, found: Mapping[str, Any], name: str) -> None:
+    """`UserError` for a network that is not of images, and for weights of another one."""
+    if getattr(network, "_hf_peft_config_loaded", False):
+        raise _adapted(name)
+    if network.main_input_name != "pixel_values":
+        raise UserError(
+            f"model {name} reads {network.main_input_name}, not images: give an image model; of one of both "
+            "the half, such as what CLIPVisionModel.from_pretrained(FOLDER).save_pretrained(OTHER) writes."
+        )
+    for key, there, wanted in found.get("mismatched_keys", ()):
+        raise UserError(
+            f"model {name}: the weights '{key}' are {tuple(there)}, and by its config.json {tuple(wanted)}: restore it."
+        )
 
 
 def _without(network: nn.Module, parts: set[str], name: str) -> list[str]:
@@ -88,9 +147,12 @@ def _without(network: nn.Module, parts: set[str], name: str) -> list[str]:
     return sorted(parts)
 
 
-def _backbone(network: nn.Module, shape: Shape, reads: Input, record: Mapping[str, Any]) -> Backbone:
-    token = any(key.split(".")[-1] == "cls_token" for key, _ in network.named_parameters())
-    return Backbone(network, shape, reads, partial(_pooled, token=token), record)
+def _backbone(network: nn.Module, shape: Shape, record: Mapping[str, Any]) -> Backbone:
+    return Backbone(network, shape, record, partial(_pooled, token=_has_token(network)))
+
+
+def _has_token(network: nn.Module) -> bool:
+    return any(key.split(".")[-1] == "cls_token" for key, _ in network.named_parameters())
 
 
 def _pooled(answer: Any, token: bool) -> Tensor:
@@ -102,42 +164,6 @@ def _pooled(answer: Any, token: bool) -> Tensor:
     if last.dim() == 4:
         return last.mean((2, 3))
     return last[:, 0] if token else last.mean(1)
-
-
-def _reads(told: Mapping[str, Any], config: Any, name: str, shape: Shape) -> Input:
-    """What the processor makes of an image in [0, 1]; `UserError` where it leaves that open."""
-    channels, size = int(getattr(config, "num_channels", 3)), _size(told)
-    mean, std = [0.0] * channels, [1.0] * channels
-    if told.get("do_normalize", True):
-        mean, std = _numbers(told, "image_mean", channels, name), _numbers(told, "image_std", channels, name)
-    scale = 255 * float(told.get("rescale_factor") or 1 / 255) if told.get("do_rescale", True) else 255.0
-    offset = 1.0 if told.get("rescale_offset") else 0.0
-    patch = getattr(config, "patch_size", None)
-    high, wide = size or shape[1:]
-    if isinstance(patch, int) and patch > min(high, wide):
-        raise UserError(f"model {name} reads patches of {patch}x{patch}, the images are {high}x{wide}: give --size.")
-    return Input(size, tuple((m + offset) / scale for m in mean), tuple(s / scale for s in std))
-
-
-def _numbers(told: Mapping[str, Any], key: str, channels: int, name: str) -> list[float]:
-    found = told.get(key)
-    if isinstance(found, (int, float)):
-        found = [found] * channels
-    if not isinstance(found, list) or len(found) != channels:
-        raise UserError(f"model {name}: {key} in its {PREPROCESSOR} is {found}: it must be {channels} numbers.")
-    return list(map(float, found))
-
-
-def _size(told: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size of what the processor gives: that of its crop, else that to which it resizes."""
-    found = told.get("crop_size") if told.get("do_center_crop") else None
-    if found is None and told.get("do_resize", True):
-        found = told.get("size")
-    if isinstance(found, dict):
-        side = found.get("shortest_edge")
-        found = (found.get("height", side), found.get("width", side))
-    high, wide = found if isinstance(found, (tuple, list)) else (found, found)
-    return (int(high), int(wide)) if high and wide else None
 
 
 @contextlib.contextmanager

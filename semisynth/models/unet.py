@@ -41,7 +41,7 @@ class UNet(nn.Module):
         sides = grids(height, width, len(chosen.channels))
         widths = chosen.channels[: len(sides)]
         kinds = ["Attn" if place > 0 and side <= ATTENDED else "" for place, side in enumerate(sides)]
-        self.network = optional.diffusers(f"network {size}").UNet2DModel(
+        self.network = optional.library("diffusers", f"network {size}").UNet2DModel(
             sample_size=(height, width),
             in_channels=channels,
             out_channels=channels,

@@ -14,7 +14,7 @@ from semisynth.clusters import Workers
 from semisynth.errors import UserError
 from semisynth.recipes import cells, directory, origin, presets
 from semisynth.recipes.cells import Cell
-from semisynth.recipes.config import Config, method_parts
+from semisynth.recipes.config import GENERATOR, Config, Options, method_parts
 from semisynth.statistics import Interval, Paired
 
 Line = Mapping[str, Any]
@@ -64,7 +64,10 @@ def plan(
     tuned: Path | None = None,
 ) -> list[Cell]:
     """The cells, seed by seed, so that rows stay paired when a bench is cut short; `UserError` for an unknown row."""
-    shared = {row: _read(dict(base) | _row(row, base.get("generator"), tuned)) for row in rows}
+    generator = base.get("generator")
+    shared = {row: _read(dict(base) | _row(row, generator, tuned), generator) for row in rows}
+    if Options(**base.get(GENERATOR, {})) != Options() and not any(GENERATOR in content for content in shared.values()):
+        raise UserError("--generator-options are of --generator, which none of the methods reads: leave them out.")
     return [
         Cell(
             out / "cells" / row / str(count) / str(seed),
@@ -92,10 +95,12 @@ def _row(name: str, generator: str | None, tuned: Path | None) -> dict[str, Any]
     return {**row, "lr": best["lr"], "method": options}
 
 
-def _read(content: dict[str, Any]) -> dict[str, Any]:
-    """Without the source classifier where the method reads none: it was given for other rows."""
-    reads = "source" in method_parts(content["method"]["name"])
-    return {key: value for key, value in content.items() if key != "source" or reads}
+def _read(content: dict[str, Any], generator: str | None) -> dict[str, Any]:
+    """Without the source classifier and the options of the generator, where the row reads none: they are of others."""
+    unread = set() if "source" in method_parts(content["method"]["name"]) else {"source"}
+    if generator is None or content["generator"] != generator:
+        unread.add(GENERATOR)
+    return {key: value for key, value in content.items() if key not in unread}
 
 
 def results(finished: Iterable[Cell]) -> list[dict[str, Any]]:

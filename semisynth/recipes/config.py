@@ -29,14 +29,15 @@ class Setting:
             a folder, a manifest (.csv, .tsv, .parquet), arrays (.npz), or hub:NAME
         labels_per_class: labels drawn from the data set's pool by the seed; 0 for all of them
         model: the classifier: small-cnn or wrn-DEPTH-FACTOR; with -bn behind it, BatchNorm instead of GroupNorm; or
-            features from elsewhere: timm:NAME; hf:FOLDER or hf:ORG/NAME of transformers; one's own network by
+            features from elsewhere: timm:NAME; hf:FOLDER or hub:ORG/NAME of transformers; one's own network by
             FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY (see docs/models.md)
         init: the classifier's first features: none (of our own and timm's random ones), foundation (trained on the
             labeled glyphs), a run directory, pretrained (timm's, which are fetched), or a FILE.safetensors of a
             network from elsewhere
         tune_features: how the features are trained: full; frozen, the head alone; lora, low-rank adapters and the head
         lora_rank: of the adapters
-        generator: glyphs, letters, or the run directory of a gan
+        generator: glyphs, letters, the run directory of a gan, vae or edm, or one from elsewhere: a folder of diffusers
+            (or hub:OWNER/NAME), of a BigGAN, or of one's own network (see docs/generators.md)
         source: what reads labeled images as the generator's classes, for methods that ask for it: the run directory of
             a fit on --data generator:NAME; for a shipped generator it ships too
         judge: the run directory of a classifier whose doubt about an image tells method edm how hard it is

@@ -18,6 +18,7 @@ from semisynth.data.datasets import Reading
 from semisynth.engine import resolve
 from semisynth.errors import UserError, between
 from semisynth.methods import LinearProbe
+from semisynth.models import foreign
 from semisynth.recipes import directory
 from semisynth.recipes.config import Options, method_class, method_parts
 from semisynth.recipes.stages import Stage, Work
@@ -102,7 +103,7 @@ class DPT:
         if "generator" in method_parts(self.stage1) and "generator" not in self.classifier:
             told = """name one with --classifier '{"generator": "glyphs"}'"""
             raise UserError(f"--stage1 {self.stage1} needs a generator: {told}, or give another method, as fixmatch.")
-        if method_class(self.stage1) is LinearProbe and self.init == "none":
+        if method_class(self.stage1) is LinearProbe and self.init == "none" and not foreign.with_weights(self.model):
             raise UserError("--stage1 linear-probe reads features as they are: give --init foundation or a run.")
         if (self.labels != "predicted" and self.teach == "real") or (
             self.teach == "real" and not self.images_per_class

@@ -19,14 +19,17 @@ from semisynth.difficulty import Judge
 from semisynth.engine import Engine, resolve
 from semisynth.errors import UserError
 from semisynth.generators import Generator, source
-from semisynth.method import Update
+from semisynth.method import External, Update
 from semisynth.models import Classifier, foreign
 from semisynth.recipes import network, origin, restore
 from semisynth.recipes.config import Config, Setting, method_class, method_parts
+from semisynth.state import UNLABELED
 
 MODEL, RATES = ("model", "init"), ("lr", "momentum", "weight_decay")
 OWN, STILL = "; it has options of its own", ", as its features are not trained"
 UNREAD = dict.fromkeys(MODEL + RATES, OWN) | dict.fromkeys(("tune_features", "lora_rank", "features_lr"), STILL)
+
+OF_FEATURES = ("scr", "pssl", "mgr", "mpssl")  # methods whose consistency is that of the features alone
 
 
 class Materials:
@@ -35,8 +38,10 @@ class Materials:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config, setting, seed = config, config.setting, config.engine.seed
         self.device = resolve(config.engine.device)
+        if setting.generator is None and config.asked != generators.DEFAULT:
+            raise UserError("--generator-options are not read without --generator: leave them out.")
         loaded = generators.load(setting.generator, config.asked) if setting.generator else None
-        self.made = generators.shape(loaded) if loaded is not None else None
+        self.made = generators.tried(loaded, str(setting.generator), self.device) if loaded is not None else None
         self.data = data or origin.load(config)
         self.told = self.data.told
         self.generator = self._adapted(loaded)
@@ -46,13 +51,13 @@ class Materials:
         parts = sorted(method_parts(config.method))  # a set has no order, and the weights are drawn in it
         if "generator" in parts and self.generator is None:
             raise UserError(
-                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)} or a run directory."
+                f"method '{config.method}' needs --generator: {', '.join(generators.NAMES)}, {generators.KINDS}."
             )
         if self.generator is not None and method_class(config.method).through and self.generator.differentiable:
             raise UserError(
-                f"method '{config.method}' is differentiated through the generator, and {setting.generator} is not "
-                f"differentiable in {self.generator.differentiable}: choose pssl, or a method such as fixmatch or scr "
-                "with --unlabeled generator."
+                f"method '{config.method}' is differentiated through the generator, and {setting.generator} cannot be: "
+                f"{self.generator.differentiable}. Choose pssl, or a method such as fixmatch or scr with --unlabeled "
+                "generator."
             )
         torch.manual_seed(noise.derive(seed, "initial weights"))
         self.method = method_class(config.method)(**{part: self._part(part) for part in parts}, **config.options)
@@ -121,6 +126,8 @@ class Materials:
         setting = self.config.setting
         model = network.classifier(setting, self.data.shape, max(1, len(self.data.classes)))
         self.told += foreign.notes(model, setting.model, setting.init)
+        if setting.tune_features == "frozen" and self.config.method in OF_FEATURES:
+            self.told += (f"the features are frozen: the consistency of {self.config.method} teaches nothing",)
         return model
 
     def _source(self) -> nn.Module:
@@ -195,6 +202,7 @@ class Materials:
         if self.generator is None:
             raise UserError(f"--unlabeled {origin} needs --generator.")
         generator, like = self.generator.to(self.device), torch.empty(0, device=self.device)
+        self.method.add_module(UNLABELED, External(generator))  # so that a run knows whose images it has seen
         return Synthetic(lambda n: generators.sample(generator, n, like), batch, self.config.engine.seed)
 
 

@@ -40,13 +40,14 @@ class Mix:
 
     Args:
         real: the data set that real images are of, as fit's --data
-        synthetic: generators, by name or by the run directory of one
+        synthetic: generators, each as fit's --generator
         share: of synthetic images among the unlabeled ones, from 0 to below 1
         images: number of unlabeled images; left out, all real ones stay and synthetic ones are added
         labeled: real images of each class that keep their labels and are in no mix; what fit's --labels-per-class
             leaves of them it takes as unlabeled too
         classes: which class of the generators stands for a class of the data: equal, that of the same name; any, all
-            that they have in turn; or pairs such as cat=tabby,dog=hound
+            that they have in turn; or pairs such as cat=tabby,dog=hound, of whole names, of one of the synonyms that
+            commas part in a name, or of numbers
         through: WIDTHxHEIGHT:LEVELS that all images are reduced to before they are enlarged again, as 8x8:17, so that
             no trace of resampling or storing tells them apart
         seed: of which images are labeled and drawn, of all samples, and of the order
@@ -103,13 +104,13 @@ def mix(options: Mix, out: Path) -> dict[str, Any]:
     """
     data = datasets.load(options.real, options.reading)
     if (there := _finished(options, data, out)) is not None:
+        found = _fingerprints(_makers(options, data))
+        directory.require(out, "a mix of other generators", there.get("generators", {}), found, found)
         return there
     through = Through.parse(options.through) if options.through else None
     labeled, real = _drawn(options, data)
     count = _synthetic(options, len(real))
-    device, asked = resolve(options.device), generators.dealt(options.synthetic, options.generator_options)
-    known = zip(options.synthetic, asked, strict=True)
-    makers = [Maker.of(name, own, options.classes, data.classes, data.shape, device) for name, own in known]
+    makers = _makers(options, data)
     rows = [
         *_rows(labeled, data, "train", through),
         *_rows(real, data, "unlabeled", through),
@@ -130,6 +131,16 @@ def _finished(options: Mix, data: Dataset, out: Path) -> dict[str, Any] | None:
     if record is not None:
         directory.require(out, "a mix of other images", record, {"data": data.describe()["hash"]}, ["data"])
     return record
+
+
+def _makers(options: Mix, data: Dataset) -> list[Maker]:
+    device, asked = resolve(options.device), generators.dealt(options.synthetic, options.generator_options)
+    known = zip(options.synthetic, asked, strict=True)
+    return [Maker.of(name, own, options.classes, data.classes, data.shape, device) for name, own in known]
+
+
+def _fingerprints(makers: Sequence[Maker]) -> dict[str, str]:
+    return {maker.name: External(maker.generator).fingerprint() for maker in makers}
 
 
 # ---- what is mixed --------------------------------------------------------------------------------------------------
@@ -196,7 +207,7 @@ def _record(options: Mix, data: Dataset, rows: Sequence[Row], makers: Sequence[M
         "images": dict(Counter(row.split for row in rows)),
         "sources": dict(Counter(row.source for row in pool)),
         "classes": dict(sorted(Counter(row.shown or "" for row in made).items())),
-        "generators": {maker.name: External(maker.generator).fingerprint() for maker in makers},
+        "generators": _fingerprints(makers),
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (POOL, HIDDEN)},
         "auroc": found,
         "verdict": None if worst is None else "too easy" if worst > EASY else "hard enough",

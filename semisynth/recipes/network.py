@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from semisynth import models, weights
+from semisynth.adapter import Shape
 from semisynth.errors import UserError
-from semisynth.models import Classifier, foreign
+from semisynth.method import External
+from semisynth.models import Classifier, Tuning, foreign
+from semisynth.models.tuning import merged
 from semisynth.recipes.config import Setting
 
+FEATURES = "features."  # before the names of their weights
 
-def classifier(setting: Setting, shape: tuple[int, int, int], classes: int) -> Classifier:
+
+def classifier(setting: Setting, shape: Shape, classes: int) -> Classifier:
     """Built, filled with what --init gives, and made ready for how its features are trained.
 
     shape: of the images. `UserError` where the network or its weights cannot be had, or do not fit.
     """
-    name, init = setting.model, setting.init
-    run = init == "foundation" or Path(init).is_dir() or not foreign.named(name)
-    if foreign.named(name):
-        model = foreign.build(name, shape, classes, "none" if run else init)
+    trained = first(setting)
+    if foreign.named(setting.model):
+        model = foreign.build(setting.model, shape, classes, "none" if trained else setting.init)
     else:
-        model = models.build(name, shape[0], classes)
-    if run and init != "none":
-        _fill(model, setting, shape)
-    setting.tuning.apply(model)
+        model = models.build(setting.model, shape[0], classes)
+    if trained:
+        _fill(model, trained, setting, shape)
+    setting.tuning.apply(model, shape)
     return model
 
 
-def _fill(model: Classifier, setting: Setting, shape: tuple[int, int, int]) -> None:
-    path = models.foundation(setting.init, setting.model)
+def first(setting: Setting) -> Path | None:
+    """The weights of the run that --init means, if it means one."""
+    of_run = setting.init == "foundation" or Path(setting.init).is_dir() or not foreign.named(setting.model)
+    return models.foundation(setting.init, setting.model) if of_run and setting.init != "none" else None
+
+
+def fingerprint(setting: Setting, shape: Shape, classes: int) -> str:
+    """A hash of all that makes a network from elsewhere, with its first weights, the one that it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = classifier(replace(setting, tune_features="full", lora_rank=Tuning.rank), shape, classes)
+    content = json.dumps([foreign.identity(model), External(model.features).fingerprint()], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+
+def _fill(model: Classifier, path: Path, setting: Setting, shape: Shape) -> None:
     there = weights.read_json(path.with_name("result.json")).get("shape", shape)[0]
     if there != shape[0] and not foreign.named(setting.model):
         raise UserError(
             f"--init {setting.init} has features of {there} channel{'s' * (there > 1)}, the images have "
             f"{shape[0]}: give --channels {'gray' if there == 1 else 'rgb'}, or leave --init out."
         )
-    weights.load_into(model.features, path, "features.")
+    foreign.require(model, path.parent, "--init")
+    tensors = {name: value for name, value in weights.read_tensors(path).items() if name.startswith(FEATURES)}
+    weights.fill(model.features, merged({name[len(FEATURES) :]: value for name, value in tensors.items()}), path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semisynth import models, weights
 from semisynth.data import datasets
@@ -78,8 +78,8 @@ def features(run: Path, device: torch.device) -> tuple[Config, nn.Module, Prepar
     if not any(name.startswith(FEATURES) for name in weights.read_tensors(path)):
         raise UserError(f"{path} has no weights called '{FEATURES}*': give a run that trained a classifier.")
     names, preparation = _images(config, run / "result.json")
-    model = models.build(config.setting.model, preparation.channels, max(1, len(names)))
-    weights.load_into(model.features, path, FEATURES)
+    setting, shape = config.setting, (preparation.channels, *preparation.size)
+    model = models.saved(run, setting.model, setting.tuning, shape, max(1, len(names)), head=False)
     return config, model.features.to(device).eval(), preparation
 
 
@@ -108,11 +108,10 @@ def require_finished(run: Path) -> None:
         raise UserError(f"{run} is not finished: the same fit goes on where it stopped.")
 
 
-def memory(run: Path) -> dict[str, Tensor]:
-    """The state of a run's method at its last checkpoint; `UserError` if that is missing or damaged."""
+def checkpoint(run: Path) -> dict[str, Any]:
+    """A run's last checkpoint, as `state` has it; `UserError` if that is missing or damaged."""
     try:
-        content = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{run / 'checkpoint.pt'} is missing or damaged: repeat this run.") from error
-    found: dict[str, Tensor] = content["method"]
-    return found
+    return content

@@ -15,7 +15,7 @@ from semisynth.data import parquet
 from semisynth.engine import resolve
 from semisynth.generators import Options
 from semisynth.generators.diffusion import Diffusion
-from semisynth.recipes.sampling import Maker, latents, prepared
+from semisynth.recipes.sampling import Maker, latents, prepared, together
 
 SPREAD = 0.1  # of the difficulty asked for (arXiv 2411.18109)
 
@@ -39,10 +39,11 @@ class Sampler(NamedTuple):
         """The images of these numbers, each from a latent of its own seed, and their classes, in turn."""
         generator, classes, device = loaded(self), generators.class_names(self.run), resolve(self.device)
         z, y = latents(generator, seeds), torch.tensor([i % generator.classes for i in numbers])
-        asked = [y.to(device)] if self.conditional else []
-        asked += [drawn(self.hard, seeds).to(device)] if self.hard is not None else []
+        given = [z, *([y] if self.conditional else []), *([drawn(self.hard, seeds)] if self.hard is not None else [])]
+        parts = zip(*(x.split(together(generators.shape(generator))) for x in given), strict=True)
         with torch.no_grad():
-            return generator(z.to(device), *asked).cpu(), [classes[c] for c in y.tolist()]
+            made = [generator(*(x.to(device) for x in part)).cpu() for part in parts]
+        return torch.cat(made), [classes[c] for c in y.tolist()]
 
 
 class Pretrained(NamedTuple):
@@ -76,7 +77,8 @@ Source = Sampler | Pretrained
 def make(source: Source, numbers: range, path: Path) -> None:
     """One shard."""
     x, labels = source.images(numbers, [noise.derive("dpt image", source.seed, i) for i in numbers])
-    images = [parquet.png(image) for image in prepared(x, None)]
+    name = source.run if isinstance(source, Sampler) else source.generator
+    images = [parquet.png(image) for image in prepared(x, None, name)]
     parquet.write(path, {"image": images, "label": list(labels), "index": list(numbers)})
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ from semisynth.models import foreign
 from semisynth.recipes import directory, origin, restore
 from semisynth.recipes.config import Config, today
 from semisynth.recipes.materials import Materials
-from semisynth.state import externals
+from semisynth.recipes.sampling import together
+from semisynth.state import externals, same_externals
+
+UNIFORM = 100  # images of a generator that no mapper asks for, which the report shows
 
 TRIED = 1000  # images of the validation split that a method without labels is tried on, or a few more
 
@@ -55,6 +59,7 @@ def fit(
             return result
         environment.commit()  # as the code is now, not when the run ends
         materials = Materials(config, data)
+        foreign.require(materials.method, out, "--out")
         if show and distributed.rank() == 0:
             for line in materials.told:
                 console.print(f"{config.setting.data}: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -132,7 +137,7 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
     with torch.no_grad(), noise.seeded(config.engine.seed, "samples"):
         samples = method.eval().samples(10 * len(data.classes), like)
         if not samples and materials.generator is not None:
-            samples = {"uniform": generators.sample(materials.generator, 100, like)}
+            samples = {"uniform": _uniform(materials, like)}
     if samples:
         weights.write_tensors(out / "samples.safetensors", samples)
     if study and (learned := _study(materials)):
@@ -163,6 +168,15 @@ def _conclude(materials: Materials, model: nn.Module, out: Path, study: bool) ->
     weights.write_json(out / "result.json", result)
 
 
+def _uniform(materials: Materials, like: Tensor) -> Tensor:
+    """Images of the generator as it is, of which large ones are made some at a time."""
+    assert materials.generator is not None and materials.made is not None, "there is a generator"
+    z, y = generators.draw(materials.generator, UNIFORM, like)
+    size = together(materials.made)
+    asked = repeat(None) if y is None else y.split(size)
+    return torch.cat([materials.generator(*part) for part in zip(z.split(size), asked)])  # noqa: B905
+
+
 def _study(materials: Materials) -> dict[str, Tensor]:
     """What the method, now in eval mode with the averaged classifier, tells of itself before some labeled images."""
     labeled, seed, device = materials.labeled, materials.config.engine.seed, materials.device
@@ -178,12 +192,15 @@ def _study(materials: Materials) -> dict[str, Tensor]:
 def again(run: Path, device: torch.device) -> Materials:
     """What a finished run was made of, its method in the state of the last step and in eval mode.
 
-    `UserError` if it is not finished, or its data or generator are no longer there.
+    `UserError` if it is not finished, or its data or generator are no longer there, or no longer what they were.
     """
     config = restore.configuration(run)
     restore.require_finished(run)
     materials = Materials(replace(config, engine=replace(config.engine, device=str(device))))
     origin.require(materials.data, run)
-    materials.method.load_state_dict(restore.memory(run))
+    content = restore.checkpoint(run)
+    if not same_externals(materials.method, content["externals"]):
+        raise UserError(f"{run} was made with another generator, teacher or autoencoder than is there now: restore it.")
+    materials.method.load_state_dict(content["method"])
     materials.method.to(device).eval()
     return materials

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semisynth import clusters, distributed, generators, models, quality, weights
+from semisynth import clusters, distributed, generators, quality, weights
 from semisynth.clusters import Workers
 from semisynth.data import parquet
 from semisynth.data.datasets import Images
@@ -22,9 +22,9 @@ from semisynth.evaluate import logits
 from semisynth.generators.diffusion import Diffusion
 from semisynth.method import External
 from semisynth.methods import EDM
-from semisynth.models import Classifier
-from semisynth.recipes import directory, origin, restore, shards, single, teaching
-from semisynth.recipes.config import GENERATOR, Config
+from semisynth.models import Classifier, Tuning, foreign
+from semisynth.recipes import directory, network, origin, restore, shards, single, teaching
+from semisynth.recipes.config import GENERATOR, Config, Options
 from semisynth.recipes.materials import drawn
 from semisynth.recipes.quality import HELD_OUT, compare
 
@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 SHARD = 256  # images that are made together, whatever the number of processes: so the bytes are the same
 DATA, QUALITY, SHEET = "data.parquet", "quality.json", "sheet.png"
 CHOSEN = {"batch", "unlabeled_batch", *(option.name for option in fields(Engine))} - {"seed", "device"}
-OF_FIT = {"generator", GENERATOR, "source", "unlabeled"}  # which a classifier's stage may choose besides
+OF_FIT = {
+    "generator",
+    GENERATOR,
+    "source",
+    "unlabeled",
+    "tune_features",
+    "lora_rank",
+}  # which a classifier's stage may choose besides
 
 
 class Stage(NamedTuple):
@@ -86,7 +93,7 @@ class Work:
             config = replace(self.config, setting=replace(self.config.setting, **kinds))
             return self._fit("classifier", config, [])
         # Images may be the same for every draw of labels, and what is learned from both is not.
-        asked: dict[str, Any] = {"base": self.config.flat()}
+        asked: dict[str, Any] = {"base": _keyed(self.config)}
         asked |= {"arm": options.arm, "share": self._share(), "teach": options.teach} if images else {}
         data = self._stage("data", asked, [images] if images else [], self._rows(images))
         setting = {**self.written, "data": str(data.path / DATA), "labels_per_class": 0, **kinds}
@@ -279,10 +286,11 @@ class Work:
     def _fit(self, name: str, config: Config, inputs: Sequence[Stage]) -> Stage:
         """A run directory."""
         flat = config.flat()
-        asked = flat | {name: "the input" for name in ("data", "judge") if inputs and flat[name] is not None}
-        if config.setting.init != "none":
-            weights_of = models.foundation(config.setting.init, config.setting.model)
+        asked = _keyed(config) | {name: "the input" for name in ("data", "judge") if inputs and flat[name] is not None}
+        if weights_of := network.first(config.setting):
             asked["init"] = hashlib.blake2b(weights_of.read_bytes(), digest_size=6).hexdigest()
+        if foreign.named(config.setting.model):
+            asked["model"] = network.fingerprint(config.setting, self.data.shape, len(self.data.classes))
         if config.setting.generator is not None:
             asked["generator"] = External(generators.load(config.setting.generator, config.asked)).fingerprint()
         stage = self._named(name, asked, inputs)
@@ -325,6 +333,14 @@ class Work:
             # Those that were known say nothing of the classifier.
             found |= teaching.right(torch.tensor(given)[len(self.labeled) :], self.rest.y, self.data.classes)
         return found
+
+
+def _keyed(config: Config) -> dict[str, Any]:
+    """What stands for a configuration in a key; options that came later count where they are given."""
+    flat = config.flat()
+    usual: dict[str, Any] = {"tune_features": Tuning.way, "lora_rank": Tuning.rank, "features_lr": Engine.features_lr}
+    usual[GENERATOR] = asdict(Options())
+    return {name: value for name, value in flat.items() if name not in usual or value != usual[name]}
 
 
 def _shards(stage: Stage) -> list[Path]:

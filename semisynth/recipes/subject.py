@@ -15,7 +15,7 @@ from semisynth.data import datasets
 from semisynth.data.datasets import Dataset, Reading
 from semisynth.errors import UserError
 from semisynth.method import External
-from semisynth.recipes import restore
+from semisynth.recipes import network, restore
 from semisynth.recipes.config import Setting
 
 RANDOM, SHIPPED = "none", "foundation"
@@ -56,7 +56,7 @@ class Subject(NamedTuple):
             return self.features
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(noise.derive(seed, "initial weights"))
-            return models.build(self.model, data.shape[0], len(data.classes)).features.eval()
+            return network.classifier(Setting(model=self.model), data.shape, len(data.classes)).features.eval()
 
 
 def load(name: str, model: str | None, device: torch.device) -> Subject:

@@ -21,6 +21,7 @@ from semisynth import generators
 from semisynth.errors import UserError
 from semisynth.generators.biggan import Truncated, truncated
 from semisynth.generators.options import Options
+from semisynth.method import External
 from semisynth.models.biggan import BigGAN, Layout, folded
 from semisynth.recipes import single
 
@@ -165,6 +166,15 @@ def test_it_is_constant_and_the_same_again(folder: Path) -> None:
     assert (one.latent_shape, one.classes, generators.shape(one)) == ((LATENT,), CLASSES, (3, 16, 16))
 
 
+def test_blocks_that_double_elsewhere_are_another_network(folder: Path) -> None:
+    first = External(load(folder)).fingerprint()
+    assert External(load(folder)).fingerprint() == first != External(load(folder, 0.99)).fingerprint()
+    config = json.loads((folder / "config.json").read_text())
+    config["layers"] = [[not doubles, *sizes] for doubles, *sizes in config["layers"]]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert External(load(folder)).fingerprint() != first
+
+
 def test_half_precision_gives_nearly_the_same(folder: Path) -> None:
     z, y = inputs()
     whole, half = load(folder, 0.5), load(folder, 0.5, precision="bf16")
@@ -230,7 +240,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "chain": ({"layers": [[True, 16, 8], [True, 4, 1]]}, r"layers\[1\] goes from 4 to 1: it must go from 8"),
     "more": ({"layers": [[True, 16, 32], [True, 32, 1]]}, r"layers\[0\] goes from 16 to 32"),
     "end": ({"layers": [[True, 16, 4]]}, "they must end with 1"),
-    "statistics": ({"n_stats": 1}, "n_stats is 1: give at least 2"),
+    "statistics": ({"n_stats": 1}, "n_stats is 1: give a number from 2"),
     "attention": ({"channel_width": 2, "attention_layer_position": 4}, "attention reads 4 channels: it needs 8"),
     "narrow": ({"channel_width": 1}, r"layers\[4\] reads 2 channels: it needs 4"),
     "other": ({"num_classes": 4}, r"pytorch_model\.bin does not fit this network: .*embeddings"),
@@ -278,3 +288,16 @@ def test_mpssl_trains_through_it(folder: Path, tmp_path: Path) -> None:
     assert result["steps"] == 2 and losses and all(map(math.isfinite, losses))
     stored = tiny.checkpoint(tmp_path / "run")
     assert not any("conv_to_rgb" in name for name in stored["method"])
+
+
+def test_of_sizes_that_are_not_those_of_the_weights_nothing_is_made(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    for name, value, told in (
+        ("channel_width", 2**20, "does not fit this network"),  # of which one layer would take terabytes
+        ("num_classes", 10**9, "num_classes is 1000000000: give a number from 1 to"),
+        ("eps", 0.0, "eps is 0.0: give a number above 0"),
+        ("eps", -1e-4, "eps is -0.0001: give a number above 0"),
+    ):
+        (folder / "config.json").write_text(json.dumps(content | {name: value}))
+        with pytest.raises(UserError, match=told):
+            load(folder)

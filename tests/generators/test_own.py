@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import pickle
+import random
 import sys
 import textwrap
 import zipfile
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -23,6 +26,7 @@ from semisynth import generators
 from semisynth.errors import UserError
 from semisynth.generators import Adapted, Adapter, Permuted
 from semisynth.generators.own import Own
+from semisynth.method import External
 from semisynth.recipes import single
 
 LATENT, CLASSES = 3, 4
@@ -68,6 +72,17 @@ class Constant(Sine):
     @torch.no_grad()
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return super().forward(z, y)
+
+
+class Scaled(nn.Module):
+    """Nothing but a constant."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return (self.scale * torch.tanh(z[:, :, None, None]) + 0 * y.sum(1)[:, None, None, None]).expand(-1, 3, 4, 4)
 
 
 def described(folder: Path, content: dict[str, Any], network: str = NETWORK) -> Path:
@@ -267,11 +282,94 @@ def test_a_module_that_is_loaded_already_stays(tmp_path: Path) -> None:
     assert sys.modules["textwrap"] is before
 
 
+CHANGES = """
+    import random
+    import numpy as np
+
+    def change():
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+
+    change()
+
+    def made(fails=False):
+        change()
+        return 1 / 0 if fails else Network(double=True)
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_leaves_the_process_as_it_was(fails: bool, tmp_path: Path) -> None:
+    told = {"module": "net.py:made", "weights": "weights.safetensors", "range": [-1, 1], "arguments": {"fails": fails}}
+    folder = described(tmp_path, {**told, **CONDITIONAL}, NETWORK + CHANGES)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    expected = (torch.rand(1).item(), random.random(), np.random.rand())
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    with pytest.raises(UserError, match="ZeroDivisionError") if fails else contextlib.nullcontext():
+        assert load(folder).differentiable == ""
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+    assert (torch.rand(1).item(), random.random(), np.random.rand()) == expected
+
+
+def test_a_snapshot_of_the_hub_has_links_to_its_files(tmp_path: Path) -> None:
+    plain = described(tmp_path / "plain", {**MODULE, **CONDITIONAL})
+    folder = tmp_path / "snapshots" / "own"
+    folder.mkdir(parents=True)
+    for number, file in enumerate(path for path in plain.iterdir() if path.is_file()):
+        (tmp_path / f"blob{number}").write_bytes(file.read_bytes())
+        (folder / file.name).symlink_to(tmp_path / f"blob{number}")
+    assert load(folder)(*latents()).equal(load(plain)(*latents()))
+    outside = {**MODULE, **CONDITIONAL, "module": "../../plain/net.py:Network"}
+    (folder / "generator.json").unlink()
+    (folder / "generator.json").write_text(json.dumps(outside))
+    with pytest.raises(UserError, match=r"is no 'file\.py:factory' or 'package\.file:factory' in .*own"):
+        load(folder)
+
+
+def test_a_file_with_dots_in_its_name_is_told(tmp_path: Path) -> None:
+    folder = described(tmp_path, {**MODULE, **CONDITIONAL, "module": "net.v2.py:Network"})
+    (folder / "net.py").rename(folder / "net.v2.py")
+    with pytest.raises(UserError, match=r"net\.v2\.py has dots in its name, which Python cannot import: rename it"):
+        load(folder)
+
+
 def test_without_weights_it_is_the_same_each_time_and_draws_nothing(tmp_path: Path) -> None:
     told = {key: value for key, value in {**MODULE, **CONDITIONAL}.items() if key != "weights"}
     folder, state = described(tmp_path, told), torch.get_rng_state()
     one, other = load(folder), load(folder)
     assert one(*latents()).equal(other(*latents())) and torch.get_rng_state().equal(state)
+
+
+def test_its_code_and_descriptor_tell_it_from_others_with_the_same_weights(tmp_path: Path) -> None:
+    content = {**MODULE, **CONDITIONAL, "module": "parts.net:Network"}
+    network = "from .helper import level\n" + textwrap.dedent(NETWORK).replace("torch.tanh(", "level * torch.tanh(")
+    folder = described(tmp_path, content, network)
+    (folder / "parts").mkdir()
+    (folder / "net.py").rename(folder / "parts" / "net.py")
+
+    def fingerprint(level: float, **change: Any) -> str:
+        (folder / "parts" / "helper.py").write_text(f"level = {level}")
+        (folder / "train.py").write_text(f"# which is not imported {level} {change}")
+        (folder / "generator.json").write_text(json.dumps({**content, **change}))
+        return External(load(folder)).fingerprint()
+
+    assert fingerprint(1.0) == fingerprint(1.0, classes=["a", "b", "c", "d"])
+    others = [fingerprint(0.5), fingerprint(1.0, range=[-2, 2]), fingerprint(1.0, arguments={"width": 6})]
+    assert len({fingerprint(1.0), *others}) == 4
+
+
+def test_programs_with_other_constants_are_others(tmp_path: Path) -> None:
+    found = []
+    for name, scale in (("one", 1.0), ("other", 0.5)):
+        folder = exported(tmp_path / name, Scaled(scale), torch.export.Dim.DYNAMIC)
+        found.append(External(load(folder)).fingerprint())
+        assert External(load(folder)).fingerprint() == found[-1]
+    assert found[0] != found[1]
 
 
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -283,6 +381,9 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "latent": ({"latent": [3, 0]}, r"'latent' in .* is \[3, 0\]: give the sizes"),
     "empty latent": ({"latent": []}, r"'latent' in .* is \[\]"),
     "range": ({"range": [1, -1]}, r"'range' in .* is \[1, -1\]: give the least"),
+    "endless range": ({"range": [-math.inf, math.inf]}, r"'range' in .* is \[-inf, inf\]: give the least"),
+    "range of no number": ({"range": [0, math.nan]}, r"'range' in .* is \[0, nan\]: give the least"),
+    "vast range": ({"range": [-1e308, 1e308]}, r"'range' in .*: give the least"),
     "range of three": ({"range": [0, 1, 2]}, r"'range' in "),
     "range of text": ({"range": ["0", "1"]}, r"'range' in "),
     "names": ({"classes": ["a", "a"]}, r"'classes' in .*: give how many, or a list of names, each once"),
@@ -303,7 +404,10 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"module": "net.py:torch", "arguments": {}}, r"'net\.py:torch' fails \(TypeError"),
     "no weights": ({"weights": "no.safetensors"}, r"no\.safetensors does not exist"),
     "other weights": ({"arguments": {"width": 7}}, r"weights\.safetensors does not fit this network: .*size mismatch"),
-    "other latent": ({"latent": [5]}, r"z \(2, 5\) and y \(2, 4\), its network fails .*: correct 'latent'"),
+    "other latent": (
+        {"latent": [5]},
+        r"z \(2, 5\) and y \(2, 4\), its network fails \(RuntimeError: .*: mend it; 'latent', ",
+    ),
     "beyond": ({"range": [0, 1]}, r"gives values of which \d+% are outside \[0\.0, 1\.0\]: correct 'range'"),
 }
 
@@ -332,6 +436,32 @@ OUTPUTS: dict[str, tuple[str, str]] = {
 def test_a_network_that_makes_no_images_is_explained(tmp_path: Path, name: str) -> None:
     output, told = OUTPUTS[name]
     folder = described(tmp_path, {**MODULE, **CONDITIONAL}, NETWORK.replace("view(-1, 3, 4, 4)", output))
+    with pytest.raises(UserError, match=told):
+        generators.load(str(folder))
+
+
+NORM = "nn.BatchNorm2d(3, affine=False{})"
+CALLS: dict[str, tuple[str, str]] = {
+    "statistics": (NORM.format(", track_running_stats=False"), "gives another image alone than beside others"),
+    "training": (NORM.format(""), "changes its parameters or buffers: it must be constant, so leave it in eval mode"),
+    "import": ("__import__('beside').Identity()", r"imports when it is called \(No module .*import at the top of the"),
+    "error": ("[][3]", r"fails \(IndexError: list index out of range\): mend it; 'latent'"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_network_that_is_no_function_of_each_row_is_explained(tmp_path: Path, name: str) -> None:
+    layer, told = CALLS[name]
+    kept = "\n            self.norm = " + layer if name in ("statistics", "training") else ""
+    used = {"statistics": "self.norm(x)", "training": "x + 0 * self.norm.train()(x)"}.get(name, f"{layer}(x)")
+    network = NETWORK.replace("super().__init__()", "super().__init__()" + kept)
+    network = network.replace("return torch.tanh(", "x = torch.tanh(") + f"            return {used}\n"
+    folder = described(tmp_path, {**MODULE, **CONDITIONAL, "range": [-3, 3]}, network)
+    (folder / "beside.py").write_text("from torch.nn import Identity")
+    if kept and name == "training":
+        state = generators.own.read_foreign(folder / "weights.safetensors")
+        state |= {f"norm.{key}": value for key, value in nn.BatchNorm2d(3, affine=False).state_dict().items()}
+        save_file(state, folder / "weights.safetensors")
     with pytest.raises(UserError, match=told):
         generators.load(str(folder))
 
@@ -396,10 +526,20 @@ def test_a_damaged_program_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_path_that_is_nothing_is_told_what_a_generator_may_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown generator"):
-        generators.load(str(tmp_path / "none.json"))
+    for name in ("none.json", "none", "net.py", "model.safetensors"):
+        path = tmp_path / name
+        with pytest.raises(
+            UserError, match=rf"generator {path}: there is no such path\. .* or one with generator\.json"
+        ):
+            generators.load(path)
+        if path.suffix in (".py", ".safetensors"):
+            path.touch()
+            with pytest.raises(
+                UserError, match=rf"generator {path}: a file is no generator\. A generator is one of gly"
+            ):
+                generators.load(path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        UserError, match=r"such a run, a folder of diffusers or of a BigGAN, or one with generator\.json"
+        UserError, match=r"edm, a folder of diffusers \(hub:OWNER/NAME .* or of a BigGAN, or one with generator\.json"
     ):
         generators.load(str(tmp_path))

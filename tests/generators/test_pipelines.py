@@ -62,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def options(kind: str, **given: Any) -> Options:
-    """With prompts where it reads them, and guidance where it can."""
+    """With prompts where it reads them, guidance where it can, and steps where there are any."""
+    if kind == "consistency":
+        given.pop("sampler_steps", None)
     return Options(**{"guidance": 2.5 if kind in GUIDED else 1.0, "prompts": prompts(kind), **given})
 
 
@@ -149,7 +151,7 @@ def test_a_dit_makes_the_images_of_the_library(
 def test_a_consistency_model_makes_the_images_of_the_library(
     place: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = generators.load(place("consistency"), Options(sampler_steps=9)).double()  # and yet takes one
+    generator = generators.load(place("consistency")).double()
     z, y = asked(generator)
     z = z.double()
     pipeline = library(place("consistency"), "ConsistencyModelPipeline", monkeypatch, z)
@@ -320,9 +322,27 @@ def edited(place: str, into: Path, file: str, **told: Any) -> Path:
     return into
 
 
+def test_a_folder_that_computes_otherwise_with_the_same_weights_is_another(
+    place: Callable[[str], str], tmp_path: Path
+) -> None:
+    def fingerprint(folder: Path | str, **asked: Any) -> str:
+        return External(generators.Permuted(generators.load(str(folder), options("dit", **asked)), 0)).fingerprint()
+
+    schedule, network = "scheduler/scheduler_config.json", "transformer/config.json"
+    same = [fingerprint(place("dit"))]
+    same.append(fingerprint(edited(place("dit"), tmp_path / "version", schedule, _diffusers_version="0.1.0")))
+    same.append(fingerprint(edited(place("dit"), tmp_path / "names", "model_index.json", id2label={"0": "cat"})))
+    same += [fingerprint(place("dit"), offload=True), fingerprint(place("dit"), chunk=2)]
+    others = [fingerprint(edited(place("dit"), tmp_path / "schedule", schedule, beta_end=0.01))]
+    others.append(fingerprint(edited(place("dit"), tmp_path / "class", schedule, _class_name="LCMScheduler")))
+    others.append(fingerprint(edited(place("dit"), tmp_path / "network", network, norm_eps=0.1)))
+    others += [fingerprint(place("dit"), sampler_steps=3), fingerprint(place("dit"), guidance=2.0)]
+    assert len({*same}) == 1 and len({*same, *others}) == 6
+
+
 def test_an_unknown_pipeline_is_named_with_those_that_are_known(place: Callable[[str], str], tmp_path: Path) -> None:
     other = edited(place("dit"), tmp_path / "other", "model_index.json", _class_name="FluxPipeline")
-    told = r"unknown pipeline in .*other/model_index\.json: 'FluxPipeline'.* DDIMPipeline, .*StableDiffusionPipeline"
+    told = r"other/model_index\.json: the pipeline FluxPipeline is not supported.* DDIMPipeline, .*StableDiffusionPip"
     with pytest.raises(UserError, match=told):
         generators.load(str(other))
     (other / "model_index.json").unlink()
@@ -341,7 +361,7 @@ def test_an_unknown_pipeline_is_named_with_those_that_are_known(place: Callable[
         ("dit", "scheduler/scheduler_config.json", {"prediction_type": "flow"}, "predicting flow, has no schedule"),
         ("dit", "scheduler/scheduler_config.json", {"beta_schedule": "cubic"}, "cannot be followed in 4 steps: cubic"),
         ("dit", "scheduler/scheduler_config.json", {"num_train_timesteps": 3}, "cannot be followed in 4 steps"),
-        ("ddim", "unet/config.json", {"sample_size": None}, "does not tell its sample_size"),
+        ("ddim", "unet/config.json", {"sample_size": None}, "config.json is None: give the side"),
         ("ddim", "unet/config.json", {"class_embed_type": "timestep"}, "unet"),
     ],
 )
@@ -350,6 +370,50 @@ def test_a_folder_whose_files_do_not_fit_is_told(
 ) -> None:
     with pytest.raises(UserError, match=message):
         generators.load(str(edited(place(kind), tmp_path / "folder", file, **told)))
+
+
+@pytest.mark.parametrize(
+    "sizes, told",
+    [
+        ({"hidden_size": 16}, "reads texts of width 8, text_encoder gives 16"),
+        ({"vocab_size": 10}, "the tokenizer has a token 13, text_encoder reads 10"),
+    ],
+)
+def test_a_text_encoder_of_another_network_is_told(
+    sizes: dict[str, int], told: str, place: Callable[[str], str], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = Path(shutil.copytree(place("text"), tmp_path / "other"))
+    config = transformers.CLIPTextConfig.from_pretrained(folder / "text_encoder")
+    config.update(sizes)
+    shutil.rmtree(folder / "text_encoder")
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    with pytest.raises(UserError, match=f"{told}: restore the folder"):
+        generators.load(str(folder), options("text"))
+
+
+@pytest.mark.parametrize("size", ["big", [8], [8, 8, 8], 0, 8.5, None])
+def test_a_size_that_is_none_is_told(size: Any, place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = edited(place("ddpm of classes"), tmp_path / "other", "unet/config.json", sample_size=size)
+    with pytest.raises(UserError, match=r"sample_size in the network's config\.json is .*: give the side"):
+        generators.load(str(folder))
+
+
+def test_names_of_classes_in_another_form_are_told(place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = edited(place("dit"), tmp_path / "other", "model_index.json", id2label=["cat", "dog"])
+    with pytest.raises(UserError, match=r"id2label in .*model_index\.json is \['cat', 'dog'\]: it must be of the form"):
+        generators.class_names(str(folder))
+
+
+def test_a_size_that_a_network_cannot_halve_is_told_before_anything_is_written(
+    place: Callable[[str], str], tmp_path: Path
+) -> None:
+    folder = edited(place("ddpm of classes"), tmp_path / "other", "unet/config.json", sample_size=9)
+    for recipe in ("mpssl", "fixmatch"):
+        fields = {"unlabeled": "generator"} if recipe == "fixmatch" else {}
+        with pytest.raises(UserError, match=r"generator .*other makes no image \(RuntimeError: .*its parts are of one"):
+            single.fit(tiny.config(recipe, str(folder), **fields), tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_autoencoder_of_other_latents_is_told(place: Callable[[str], str], tmp_path: Path) -> None:
@@ -418,10 +482,12 @@ def test_options_that_a_folder_cannot_follow_are_refused(place: Callable[[str], 
         ("dit", {"guidance": -1.0}, "guidance is -1"),
         ("dit", {"chunk": -1}, "chunk is -1"),
         ("dit", {"truncation": 0.5}, "does not know --generator-options.truncation"),
-        ("dit", {"prompts": "prompts.txt"}, "reads no text"),
-        ("ddim", {"guidance": 2.0}, "no condition of no class"),
-        ("ddpm of classes", {"guidance": 2.0}, "no condition of no class"),
-        ("consistency", {"guidance": 2.0}, "no condition of no class"),
+        ("dit", {"prompts": "prompts.txt"}, "does not know --generator-options.prompts"),
+        ("ddim", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("ddpm of classes", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("latents", {"prompts": "prompts.txt"}, "does not know --generator-options.prompts"),
+        ("consistency", {"guidance": 2.0}, "does not know --generator-options.guidance"),
+        ("consistency", {"sampler_steps": 2}, "does not know --generator-options.sampler_steps"),
     ]
     for kind, given, message in wrong:
         with pytest.raises(UserError, match=message):
@@ -444,6 +510,16 @@ def test_prompts_are_asked_for_and_must_be_short_enough(place: Callable[[str], s
         generators.load(place("text"))
     with pytest.raises(UserError, match="'a bed a bed a bed' has 11 tokens, the text encoder reads 8"):
         generators.load(place("text"), Options(prompts=written("a", "a bed a bed a bed")))
+
+
+def test_noise_alone_of_which_noise_is_predicted_is_refused(place: Callable[[str], str], tmp_path: Path) -> None:
+    told = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    folder = edited(place("dit"), tmp_path / "epsilon", "scheduler/scheduler_config.json", **told)
+    with pytest.raises(UserError, match=r"begins with noise alone.*give a folder whose network predicts v_prediction"):
+        generators.load(str(folder))
+    told |= {"prediction_type": "v_prediction"}
+    generator = generators.load(str(edited(place("dit"), tmp_path / "v", "scheduler/scheduler_config.json", **told)))
+    assert generator(*asked(generator)).isfinite().all()
 
 
 def test_a_schedule_is_begun_where_there_is_noise(tmp_path: Path) -> None:
@@ -470,12 +546,41 @@ def test_the_hub_is_asked_only_where_it_is_named(place: Callable[[str], str], mo
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
     here = generators.load(place("dit"))
-    with pytest.raises(UserError, match="unknown generator"):
+    with pytest.raises(UserError, match=r"generator owner/name: there is no such path\. .*hub:OWNER/NAME to fetch it"):
         generators.load("owner/name")
     assert not asked_for
     assert generators.load("hub:owner/name")(*asked(here)).equal(here(*asked(here)))
     assert generators.class_names("hub:owner/name") == generators.class_names(place("dit"))
     assert asked_for == [("owner/name", {"safety_checker": None})] * 2
+
+
+def test_of_what_the_hub_gives_no_code_is_run(
+    place: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(place("dit"), tmp_path / "folder"))
+    (folder / "net.py").write_text("raise SystemExit('code was run')")
+    (folder / "generator.json").write_text('{"module": "net.py:Net", "latent": [1], "range": [0, 1]}')
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda name, **given: str(folder))
+    here = generators.load(place("dit"))
+    assert generators.load("hub:owner/name")(*asked(here)).equal(here(*asked(here)))
+    assert generators.class_names("hub:owner/name") == generators.class_names(place("dit"))
+    (folder / "model_index.json").unlink()
+    with pytest.raises(UserError, match=r"model_index\.json is missing"):
+        generators.load("hub:owner/name")
+
+
+@pytest.mark.parametrize("file", ["v1-5-pruned.ckpt", "tf_model.h5", "saved_model.pb"])
+def test_a_folder_of_diffusers_may_hold_more(file: str, place: Callable[[str], str], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place("dit"), tmp_path / "folder"))
+    (folder / file).write_bytes(b"")
+    assert generators.class_names(folder) == generators.class_names(place("dit"))
+    assert isinstance(generators.load(folder), Sampled)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers(place: Callable[[str], str], tmp_path: Path) -> None:
+    given = {str(i): name for i, name in enumerate(["crane", "tench, Tinca", "crane", "", "hen"])}
+    folder = edited(place("dit"), tmp_path / "folder", "model_index.json", id2label=given)
+    assert generators.class_names(str(folder)) == ("crane (0)", "tench, Tinca", "crane (2)", "(3)", "hen")
 
 
 def test_a_name_of_the_hub_without_a_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

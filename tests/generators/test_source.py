@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semisynth import generators, weights
+from semisynth.adapter import Adapter
 from semisynth.errors import UserError
 from semisynth.generators import Permuted, source
-from semisynth.generators.adapted import Adapter
 from semisynth.generators.gan import ConditionalGenerator
 from semisynth.generators.source import Reader, Source
 from semisynth.models import small_cnn

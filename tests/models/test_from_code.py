@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import nn
 
-from semisynth import weights
+from semisynth import models, weights
 from semisynth.errors import UserError
 from semisynth.models import Tuning, foreign, from_code
 from semisynth.recipes import restore, single
@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 
 def made(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return from_code._made(name)
+    file, _, factory = name.rpartition(":")
+    return from_code._made(file, factory, name).network
 
 
 def test_the_last_linear_layer_is_replaced_by_a_fresh_head(tmp_path: Path) -> None:
@@ -81,9 +82,9 @@ def test_weights_of_its_own_are_read_from_a_file(tmp_path: Path) -> None:
         ("tokens", r"must return logits or features, a tensor \(images, width\)"),
         ("twice", "its last linear layer '1' is no head .* called more than once"),
         ("draws", "answers the same image differently"),
-        ("number", "the factory gave a int: it must return an nn.Module"),
-        ("broken", "cannot be made: RuntimeError: no such thing"),
-        ("absent", "cannot be made: AttributeError"),
+        ("number", r"own\.py:number gives a int: it must give a torch\.nn\.Module"),
+        ("broken", r"own\.py:broken fails \(RuntimeError: no such thing\): mend it"),
+        ("absent", r"fails \(AttributeError"),
         ("", r"give module:PACKAGE.MODULE:FACTORY, or FILE.py:FACTORY"),
     ],
 )
@@ -96,7 +97,7 @@ def test_names_files_and_images_that_cannot_be_are_explained(tmp_path: Path) -> 
     name = backbones.own(tmp_path)
     with pytest.raises(UserError, match=r"there is no file .*none\.py"):
         foreign.build(f"{tmp_path}/none.py:Net", SHAPE, 7, "none")
-    with pytest.raises(UserError, match="cannot be made: ModuleNotFoundError"):
+    with pytest.raises(UserError, match=r"fails \(ModuleNotFoundError"):
         foreign.build("module:no.such.thing:Net", SHAPE, 7, "none")
     with pytest.raises(UserError, match=r"cannot read images of 1x2x2: .* Give another --size"):
         foreign.build(name, (1, 2, 2), 7, "none")
@@ -112,13 +113,13 @@ def test_a_run_needs_the_code_and_the_shape_that_it_was_made_with(tmp_path: Path
     _, model, _, _ = restore.classifier(run, CPU)
     assert model(torch.rand(2, *SHAPE)).shape == (2, 10)
     (tmp_path / "own.py").unlink()
-    with pytest.raises(UserError, match=r"there is no file .*own\.py; a classifier of it needs that code again"):
+    with pytest.raises(UserError, match=r"own\.py is not there, or not as it was"):
         restore.classifier(run, CPU)
     (run / foreign.FILE).write_text("{}")
     with pytest.raises(UserError, match=r"backbone\.json: model .* cannot be built from it \(KeyError"):
         restore.classifier(run, CPU)
     (run / foreign.FILE).unlink()
-    with pytest.raises(UserError, match=r"backbone\.json does not exist"):
+    with pytest.raises(UserError, match=r"has no backbone\.json, which tells what its network is: restore it"):
         restore.classifier(run, CPU)
 
 
@@ -136,6 +137,6 @@ def test_restoring_draws_nothing_from_what_others_draw_from(tmp_path: Path) -> N
     foreign.write(model, run)
     weights.write_tensors(run / "model.safetensors", model.state_dict())
     before = torch.random.get_rng_state()
-    found = foreign.saved(run, name, Tuning(), SHAPE, 7)
+    found = models.saved(run, name, Tuning(), SHAPE, 7)
     assert torch.random.get_rng_state().equal(before)
     assert tiny.same(dict(found.state_dict()), dict(model.state_dict()))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semisynth import weights
+from semisynth import models, weights
 from semisynth.errors import UserError
 from semisynth.models import Tuning, foreign
 
@@ -99,7 +99,7 @@ def test_input_and_record_are_of_the_data_configuration(stand_in: list[dict[str,
     assert stand_in == [{"name": "small", "pretrained": False, "num_classes": 0}]
     foreign.write(model, tmp_path)
     weights.write_tensors(tmp_path / "model.safetensors", model.state_dict())
-    again = foreign.saved(tmp_path, "timm:small", Tuning(), SHAPE, 7).eval()
+    again = models.saved(tmp_path, "timm:small", Tuning(), SHAPE, 7).eval()
     assert again(x).equal(model(x)) and json.dumps(again.features.record) == json.dumps(model.features.record)
     assert "random weights: --init pretrained" in " ".join(foreign.notes(model, "timm:small", "none"))
 
@@ -107,7 +107,7 @@ def test_input_and_record_are_of_the_data_configuration(stand_in: list[dict[str,
 def test_only_pretrained_fetches_and_a_file_is_read_without_its_head(
     stand_in: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"model timm:small cannot be had: no network Give its weights by --init FILE"):
+    with pytest.raises(UserError, match=r"timm:small cannot be had: no network\. Give its weights by --init FILE"):
         foreign.build("timm:small", SHAPE, 7, "pretrained")
     assert [call["pretrained"] for call in stand_in] == [True]
     file, network = tmp_path / "net.safetensors", Network()

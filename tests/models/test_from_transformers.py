@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semisynth import weights
+from semisynth import models, weights
 from semisynth.errors import UserError
-from semisynth.models import Tuning, foreign
+from semisynth.evaluate import classify
+from semisynth.models import Tuning, foreign, processor
 from semisynth.models import from_transformers as adapter
 from semisynth.models.backbone import Input
+from semisynth.recipes import restore, single
 
 transformers = pytest.importorskip("transformers")
 SHAPE = (1, 12, 12)
@@ -80,7 +82,7 @@ def test_it_is_built_again_without_its_folder(kind: str, tmp_path: Path) -> None
     weights.write_tensors(run / "model.safetensors", model.state_dict())
     shutil.rmtree(folder)
     before = torch.random.get_rng_state()
-    found = foreign.saved(run, name, Tuning(), SHAPE, 7).eval()
+    found = models.saved(run, name, Tuning(), SHAPE, 7).eval()
     assert torch.random.get_rng_state().equal(before)
     assert tiny.same(dict(found.state_dict()), dict(model.state_dict())) and found(images()).equal(model(images()))
     assert json.dumps(found.features.record) == json.dumps(model.features.record)
@@ -91,53 +93,6 @@ def test_it_draws_nothing_from_what_others_draw_from(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     adapter.load(name, SHAPE)
     assert torch.random.get_rng_state().equal(before)
-
-
-SIZES: dict[str, tuple[dict[str, Any], tuple[int, int] | None]] = {
-    "a number": ({"size": 24}, (24, 24)),
-    "both sides": ({"size": {"height": 24, "width": 16}}, (24, 16)),
-    "the shorter side": ({"size": {"shortest_edge": 24}}, (24, 24)),
-    "its crop": (
-        {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 16, "width": 24}},
-        (16, 24),
-    ),
-    "no crop": ({"size": 24, "do_center_crop": False, "crop_size": 16}, (24, 24)),
-    "not resized": ({"size": 24, "do_resize": False}, None),
-    "not told": ({}, None),
-}
-
-
-@pytest.mark.parametrize("told, expected", SIZES.values(), ids=SIZES)
-def test_the_size_is_that_of_what_the_processor_gives(told: dict[str, Any], expected: tuple[int, int] | None) -> None:
-    assert adapter._size(told) == expected
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        {},
-        {"do_rescale": False},
-        {"rescale_factor": 2 / 255},
-        {"rescale_factor": 2 / 255, "rescale_offset": True},
-        {"do_normalize": False},
-        {"image_mean": 0.3, "image_std": 0.7},
-    ],
-)
-def test_the_normalisation_is_that_of_whole_pixel_values(told: dict[str, Any]) -> None:
-    """By the steps of a processor: rescale what is in 0 to 255, shift it, subtract the mean and divide."""
-    config = SimpleNamespace(num_channels=3)
-    found = adapter._reads({**backbones.NORMAL, **told}, config, "hf:a", SHAPE)
-    x = torch.rand(3, 4, 4)
-    pixels = 255 * x
-    if told.get("do_rescale", True):
-        pixels = pixels * told.get("rescale_factor", 1 / 255) - (1 if told.get("rescale_offset") else 0)
-    if told.get("do_normalize", True):
-        mean, std = (
-            torch.tensor(told.get(key, backbones.NORMAL[key])).view(-1, 1, 1) for key in ("image_mean", "image_std")
-        )
-        pixels = (pixels - mean) / std
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.mean, found.std))
-    torch.testing.assert_close((x - mean) / std, pixels)
 
 
 def test_an_input_is_the_same_after_json() -> None:
@@ -154,11 +109,14 @@ def test_the_hub_is_asked_only_where_it_is_named(tmp_path: Path, monkeypatch: py
         raise OSError("no network")
 
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", fetch)
-    with pytest.raises(UserError, match=r"model hf:owner/name cannot be read: no network .* or ORG/NAME of the hub"):
-        foreign.build("hf:owner/name", SHAPE, 7, "none")
-    for place, told in (("name", "no such folder"), ("a/b/c", "no such folder"), ("/a/b", "no such folder")):
-        with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=r"model hub:owner/name cannot be read: no network\. .* or hub:ORG/NAME"):
+        foreign.build("hub:owner/name", SHAPE, 7, "none")
+    for place in ("name", "owner/name", "a/b/c", "/a/b"):
+        with pytest.raises(UserError, match="there is no such folder; a network of the hub is hub:ORG/NAME"):
             foreign.build(f"hf:{place}", SHAPE, 7, "none")
+    for place in ("name", "a/b/c", "/a/b"):
+        with pytest.raises(UserError, match="give hub:ORG/NAME"):
+            foreign.build(f"hub:{place}", SHAPE, 7, "none")
     with pytest.raises(UserError, match=r"the folder has no config.json of transformers"):
         foreign.build(f"hf:{tmp_path}", SHAPE, 7, "none")
     assert asked == ["owner/name"]
@@ -170,7 +128,10 @@ def test_the_hub_is_asked_only_where_it_is_named(tmp_path: Path, monkeypatch: py
         (None, "has no preprocessor_config.json, which tells how it reads images"),
         ({"size": 16}, "image_mean in its preprocessor_config.json is None: it must be 3 numbers"),
         ({**backbones.NORMAL, "image_std": [1, 2]}, "image_std .* must be 3 numbers"),
-        ({**backbones.PREPROCESSOR, "size": 24}, "cannot read images of 3x24x24: .* Give another --size"),
+        (
+            {**backbones.PREPROCESSOR, "size": 24},
+            "cannot read images of 3x24x24: .* of its own configuration",
+        ),
         (backbones.NORMAL, r"reads patches of 8x8, the images are 4x12: give --size"),
     ],
 )
@@ -210,3 +171,106 @@ def test_its_bars_and_reports_are_as_they_were(tmp_path: Path, capfd: pytest.Cap
     foreign.build(name, SHAPE, 7, "none")
     assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_trained_and_loaded_again_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    name, run = backbones.saved(tmp_path / "net", "vit"), tmp_path / "run"
+    network = transformers.AutoModel.from_pretrained(tmp_path / "net").to(dtype)
+    network.save_pretrained(tmp_path / "net")
+    result = single.fit(tiny.config("supervised", model=name, steps=2), run, show=False)
+    _, model, data = restore.trained(run, torch.device("cpu"))
+    assert {value.dtype for value in model.features.parameters()} == {torch.float32}
+    assert classify(model, data.test, data.classes)["accuracy"] == result["test"]["accuracy"]
+    assert "dtype" not in (run / foreign.FILE).read_text()
+
+
+def configured(folder: Path, **told: Any) -> None:
+    """Add to the network's config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+
+
+def test_code_in_a_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # which the library asks
+    name = backbones.saved(tmp_path, "vit")
+    code = "raise RuntimeError('was run')"
+    (tmp_path / "theirs.py").write_text(code)
+    configured(tmp_path, model_type="theirs", auto_map={"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"})
+    with pytest.raises(UserError, match="needs code of its own, which is not run: give a network that is in"):
+        foreign.build(name, SHAPE, 7, "none")
+
+
+def test_adapters_beside_a_network_are_not_passed_over(tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, "vit")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has adapters beside it: join them to its weights with merge_and_unload\(\)"):
+        foreign.build(name, SHAPE, 7, "none")
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, "vit")
+    configured(tmp_path, intermediate_size=24)
+    told = r"the weights '.*' are \(.*16.*\), and by its config.json \(.*24.*\): restore it"
+    with pytest.raises(UserError, match=told):
+        foreign.build(name, SHAPE, 7, "none")
+
+
+def test_weights_in_a_pickle_of_more_than_tensors_are_not_read(tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, "vit")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"cls_token": Path("a")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match="weights in a pickle of Python objects, which could run any code: not read"
+    ) as told:
+        foreign.build(name, SHAPE, 7, "none")
+    assert "weights_only" not in str(told.value)
+
+
+def test_of_images_and_texts_the_half_of_images_is_asked_for(tmp_path: Path) -> None:
+    small = {**backbones.SMALL, "num_hidden_layers": 1}
+    vision = {**small, "image_size": 16, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "both")
+    with pytest.raises(UserError, match=r"not images: .* CLIPVisionModel\.from_pretrained\(FOLDER\)\.save_pretrained"):
+        foreign.build(f"hf:{tmp_path / 'both'}", SHAPE, 7, "none")
+    half = tmp_path / "half"
+    transformers.CLIPVisionModel.from_pretrained(tmp_path / "both").save_pretrained(half)
+    (half / "preprocessor_config.json").write_text(json.dumps(backbones.PREPROCESSOR))
+    assert foreign.build(f"hf:{half}", SHAPE, 7, "none").head.in_features == 8
+
+
+def test_a_revision_of_the_hub_is_recorded_and_makes_no_other_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbones.saved(tmp_path / "net", "vit")
+    read, revisions = transformers.AutoModel.from_pretrained, iter(("one", "two"))
+
+    def fetch(place: str, **options: Any) -> Any:
+        assert place == "owner/name"
+        network, found = read(tmp_path / "net", **options)
+        network.config._commit_hash = next(revisions)
+        return network, found
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", fetch)
+    monkeypatch.setattr(transformers.utils, "cached_file", lambda *_, **__: tmp_path / "net" / processor.FILE)
+    first, second = (foreign.build("hub:owner/name", SHAPE, 7, "none") for _ in range(2))
+    foreign.write(first, tmp_path)
+    assert weights.read_json(tmp_path / foreign.FILE)["revision"] == "one"
+    foreign.require(second, tmp_path, "--out")
+    assert foreign.identity(first) == foreign.identity(second)
+
+
+@pytest.mark.parametrize(
+    "kind, classifier, told", [("vit", True, "its class token"), ("resnet", True, "pooler_output")]
+)
+def test_what_features_are_is_told(kind: str, classifier: bool, told: str, tmp_path: Path) -> None:
+    name = backbones.saved(tmp_path, kind, classifier=classifier)
+    model = foreign.build(name, SHAPE, 7, "none")
+    assert f"the {model.head.in_features} features of model {name} are {told}" in foreign.notes(model, name, "none")
+
+
+def test_a_place_at_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbones.saved(tmp_path / "net", "vit")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert foreign.build("hf:~/net", SHAPE, 7, "none").head.in_features == 8

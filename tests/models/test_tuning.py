@@ -54,7 +54,7 @@ def test_of_frozen_features_nothing_moves(name: str, tmp_path: Path) -> None:
         pytest.importorskip("transformers")
     model = network(name, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    Tuning("frozen").apply(model)
+    Tuning("frozen").apply(model, SHAPE)
     after = trained(model, SGD, steps=2)
     moved = {key for key in before if not after[key].equal(before[key])}
     assert moved == {"head.weight", "head.bias"}  # no statistics of a batch norm either
@@ -66,7 +66,7 @@ def test_of_adapted_features_adapters_alone_move(name: str, tmp_path: Path) -> N
     pytest.importorskip("peft")
     model, x = network(name, tmp_path).eval(), batch(0).x
     plain = model(x)
-    Tuning("lora", 2).apply(model)
+    Tuning("lora", 2).apply(model, SHAPE)
     torch.testing.assert_close(model(x), plain, rtol=0, atol=0)  # they add nothing at first
     before = {key: value.clone() for key, value in model.state_dict().items()}
     after = trained(model, SGD, steps=3)
@@ -84,7 +84,7 @@ def test_an_adapter_is_the_product_of_two_matrices(tmp_path: Path) -> None:
     model = network("own", tmp_path)
     middle = model.features.network.middle
     weight, bias = (p.detach().clone() for p in (middle.weight, middle.bias))
-    Tuning("lora", 5).apply(model)
+    Tuning("lora", 5).apply(model, SHAPE)
     adapted = model.features.network.middle
     a, b = adapted.lora_A["default"].weight, adapted.lora_B["default"].weight
     nn.init.normal_(b)
@@ -99,18 +99,18 @@ def test_convolutions_are_adapted_where_there_is_no_linear_layer() -> None:
     pytest.importorskip("peft")
     model = models.build("small-cnn", 1, 3)
     convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    Tuning("lora").apply(model)
+    Tuning("lora").apply(model, SHAPE)
     assert {key.split(".lora_")[0] for key in model.state_dict() if ".lora_" in key} == convolutions
     with pytest.raises(UserError, match="no linear layer and no convolution"):
-        Tuning("lora").apply(Classifier(nn.Flatten(), 256, 3))
+        Tuning("lora").apply(Classifier(nn.Flatten(), 256, 3), SHAPE)
 
 
 def test_a_rank_and_a_library_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="lora_rank is 0: give a number from 1"):
-        Tuning("lora", 0).apply(models.build("small-cnn", 1, 3))
+        Tuning("lora", 0).apply(models.build("small-cnn", 1, 3), SHAPE)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"--tune-features lora needs the library peft: .*'semisynth\[peft\]'"):
-        Tuning("lora").apply(models.build("small-cnn", 1, 3))
+        Tuning("lora").apply(models.build("small-cnn", 1, 3), SHAPE)
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "vit"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import backbones
 import pytest
+import tiny
 import torch
 from pyarrow import parquet as arrow
 
@@ -17,6 +20,7 @@ from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.generators.diffusion import Diffusion
+from semisynth.models import foreign
 from semisynth.recipes import shards
 from semisynth.recipes import stages as recipe
 from semisynth.recipes.dpt import DPT, dpt
@@ -341,3 +345,55 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(UserError, match=told):
             dpt(SMALL, tmp_path / "out", workers)
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_came_later_count_in_a_key_where_they_are_given() -> None:
+    later = {"tune_features", "lora_rank", "features_lr", "generator_options"}
+    plain = tiny.config("fixmatch")
+    assert {*plain.flat()} - {*recipe._keyed(plain)} == later
+    given = tiny.config("fixmatch", tune_features="lora", lora_rank=3, features_lr=0.1)
+    assert {*recipe._keyed(given)} - {*recipe._keyed(plain)} == later - {"generator_options"}
+
+
+def stages_of(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir() if path.is_dir()}
+
+
+def test_features_from_elsewhere_are_probed_and_a_changed_network_is_another_stage(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    name, out = backbones.saved(tmp_path / "net", "vit"), tmp_path / "out"
+    options = replace(SMALL, model=name, stage1="linear-probe", steps=1, images_per_class=0, diffusion_steps=1)
+    first = dpt(options, out)
+    assert (Path(first["stages"]["classifier-0"]["path"]) / "backbone.json").exists()
+    before = stages_of(out)
+    again = dpt(options, out)
+    assert stages_of(out) == before and again["stages"] == first["stages"]
+    file = tmp_path / "net" / "model.safetensors"
+    tensors = weights.read_tensors(file)
+    weights.write_tensors(file, {**tensors, "layernorm.bias": tensors["layernorm.bias"] + 1})
+    found = dpt(options, out)
+    assert found["stages"]["classifier-0"]["path"] != first["stages"]["classifier-0"]["path"]
+    told = {**backbones.PREPROCESSOR, "image_mean": [0.1, 0.2, 0.3]}
+    (tmp_path / "net" / "preprocessor_config.json").write_text(json.dumps(told))
+    assert dpt(options, out)["stages"]["classifier-0"]["path"] != found["stages"]["classifier-0"]["path"]
+
+
+def test_classifiers_choose_how_their_features_are_trained_and_their_first_weights(tmp_path: Path) -> None:
+    name, out = backbones.own(tmp_path), tmp_path / "out"
+    file = tmp_path / "first.safetensors"
+    net = foreign.build(name, (1, 16, 16), 3, "none").features.network
+    tensors = {**net.state_dict(), "last.weight": torch.rand(1000, 12), "last.bias": torch.rand(1000)}
+    weights.write_tensors(file, tensors)
+    chosen = {"tune_features": "frozen"}
+    options = replace(
+        SMALL, model=name, init=str(file), steps=1, images_per_class=0, diffusion_steps=1, classifier=chosen
+    )
+    path = Path(dpt(options, out)["stages"]["classifier-0"]["path"])
+    assert weights.read_json(path / "config.json")["tune_features"] == "frozen"
+    found = weights.read_tensors(path / "model.safetensors")
+    assert found["features.network.middle.weight"].equal(tensors["middle.weight"])
+
+
+def test_a_probe_needs_features_that_may_be_trained() -> None:
+    with pytest.raises(UserError, match="linear-probe reads features as they are: give --init"):
+        replace(SMALL, stage1="linear-probe", model="timm:resnet18")

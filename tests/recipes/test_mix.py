@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +16,9 @@ import tiny
 import torch
 import zoo
 from pyarrow import parquet as arrow
+from safetensors.torch import load_file
 
-from semisynth import generators, mixed
+from semisynth import generators, mixed, weights
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.errors import UserError
@@ -198,6 +200,26 @@ def test_a_class_that_the_generator_has_not_is_named(tmp_path: Path) -> None:
     assert len(found) == 52 and not found & set("0123456789")
 
 
+def test_a_class_of_the_generator_may_have_commas_or_be_a_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = ("0", "tabby, tabby cat", *(f"{i}, thing {i}" for i in range(2, 62)))
+    monkeypatch.setattr(generators, "class_names", lambda name, options: there)
+    asked = "1=tabby, tabby cat,4=thing 5, 5=30"
+    mix(Mix("digits-pool", ["glyphs"], images=50, classes=asked), tmp_path / "named")
+    device = torch.device("cpu")
+    maker = sampling.Maker.of("glyphs", generators.Options(), asked, "0123456789", (1, 16, 16), device)
+    assert maker.asked == [
+        ("0", 0),
+        ("1", 1),
+        ("2", 2),
+        ("3", 3),
+        ("4", 5),
+        ("5", 30),
+        *((str(i), i) for i in range(6, 10)),
+    ]
+
+
 def test_a_generator_without_classes_gives_images_of_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(generators, "load", lambda name, options: zoo.GENERATORS["unconditional"]())
     monkeypatch.setattr(generators, "class_names", lambda name, options: ())
@@ -268,3 +290,15 @@ def test_no_code_but_what_scores_knows_of_the_hidden_table() -> None:
     training = {"engine.py", "method.py", "recipes/single.py", "recipes/materials.py", "recipes/bench.py"}
     below = {name for name in knows if name.startswith(("data/", "methods/", "models/", "augment/"))}
     assert "recipes/mix.py" in knows and not knows & training and not below
+
+
+def test_a_mix_of_a_generator_that_changed_is_not_taken_for_its_own(generator: str, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "mix"
+    shutil.copytree(generator, mine)
+    asked = options(str(mine), images=20, labeled=5)
+    record = mix(asked, out)
+    assert mix(asked, out) == record
+    tensors = {name: value + 0.1 for name, value in load_file(mine / "model.safetensors").items()}
+    weights.write_tensors(mine / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"holds a mix of other generators: .*mine \("):
+        mix(asked, out)

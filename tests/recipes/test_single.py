@@ -16,7 +16,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from semisynth import calibration, environment, insight, report
+from semisynth import calibration, environment, insight, report, weights
 from semisynth.cli import main
 from semisynth.data import datasets
 from semisynth.data import own as datasets_own
@@ -330,6 +330,32 @@ def test_the_generators_size_is_that_of_the_data_when_the_run_is_taken_up_again(
     assert restore.trained(tmp_path / "run", CPU)[2].hash == result["data"]["hash"]
 
 
+@pytest.mark.parametrize("method", ["fixmatch", "mpssl"])
+def test_a_run_whose_generator_changed_is_neither_gone_on_with_nor_asked_for_images(method, generator, tmp_path):
+    mine, run = tmp_path / "generator", tmp_path / "run"
+    shutil.copytree(generator, mine)
+    config = tiny.config(method, str(mine), **({"unlabeled": "generator"} if method == "fixmatch" else {}))
+    result = single.fit(config, run, show=False)
+    assert list(result["externals"]) == ["unlabeled" if method == "fixmatch" else "generator"]
+    assert single.again(run, torch.device("cpu")).method is not None
+    tensors = {name: value + 0.1 for name, value in load_file(mine / "model.safetensors").items()}
+    weights.write_tensors(mine / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"run was made with another generator, .* than is there now: restore it"):
+        single.again(run, torch.device("cpu"))
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match="was made with another generator, teacher or autoencoder: use the same one"):
+        single.fit(config, run, show=False)
+
+
+def test_of_unlabeled_images_an_earlier_version_kept_no_generator(generator, tmp_path):
+    config = tiny.config("fixmatch", generator, unlabeled="generator")
+    single.fit(config, tmp_path, show=False)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "externals": {}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "result.json").unlink()
+    assert single.fit(config, tmp_path, show=False)["finished"]
+
+
 def test_too_few_images_for_the_labels_name_the_class_and_what_was_set_aside(tmp_path):
     pictures.folder(tmp_path / "set", 8, classes="ab", splits=("",))
     message = "labels_per_class is 9, but class 'a' has only 4 images to train on (2 are for validation, 2 for test: "
@@ -401,7 +427,7 @@ WRONG = {
         {"generator": "glyps"},
         "unknown generator (or run directory) 'glyps': did you mean 'glyphs'?",
     ),
-    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters or a run directory"),
+    "no generator": ("mpssl", {}, "method 'mpssl' needs --generator: glyphs, letters, the run directory of"),
     "no generator for u": ("fixmatch", {"unlabeled": "generator"}, "--unlabeled generator needs --generator"),
     "no u": (
         "fixmatch",
@@ -414,7 +440,7 @@ WRONG = {
     "source of other classes": (
         "gda",
         {"generator": "letters", "source": str(SHIPPED / "glyphs-source")},
-        "is a classify run of 62 classes, images [1, 16, 16]; generator 'letters' has 52, images [1, 16, 16]: make one",
+        "is a classify run of 62 classes; generator 'letters' has 52: make one",
     ),
     "a source that nothing reads": (
         "mpssl",
