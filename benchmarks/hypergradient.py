@@ -265,7 +265,7 @@ def gradient(method: MPSSL, precision: str, device: torch.device) -> Tensor:
         torch.autocast(device.type, torch.bfloat16, precision == "bf16", cache_enabled=False),
     ):
         losses = update.loss(data)
-    found = update.combine(losses, list(method.mapper.parameters()))
+    found = update.combine(losses, list(method.mapper.parameters())).gradients
     return torch.cat([gradient.flatten() for gradient in found]).double()
 
 
