@@ -244,8 +244,9 @@ def tables(found: Sequence[Line]) -> dict[str, str]:
     made = {}
     for name in ROWS:
         measures = [measure for measure in (LINEAR, NEIGHBOURS, *blocks) if of(found, name, "random", measure)]
-        head = [name, *measures]
-        made[name] = bench.markdown(head, [[row, *(mean(found, name, row, m) for m in measures)] for row in ROWS[name]])
+        head = [name, "lr", *measures]
+        body = [[row, rates(found, name, row), *(mean(found, name, row, m) for m in measures)] for row in ROWS[name]]
+        made[name] = bench.markdown(head, body)
         pairs = CONTRASTS[name]
         body = [[f"{a} - {b}", *(difference(found, name, a, b, m) for m in measures[:2])] for a, b in pairs]
         made[f"{name}-contrasts"] = bench.markdown(["difference", *measures[:2]], body)
@@ -268,6 +269,7 @@ CONTRASTS = {
         *((row, "random") for row in presets.pretexts()),
         *((row, "rotation") for row in ("ierot", "pretext", "frank-wolfe")),
         ("frank-wolfe", "pretext"),
+        ("frank-wolfe", "ierot"),
     ],
     "digits": [*((row, "random") for row in ORIGINS), ("synthetic", "real"), ("both", "real")],
 }
@@ -275,6 +277,12 @@ CONTRASTS = {
 
 def told(found: Sequence[Line], key: str) -> str:
     return ", ".join(sorted({str(line[key]) for line in found}))
+
+
+def rates(found: Sequence[Line], name: str, row: str) -> str:
+    """The learning rate that was chosen for a row; of random features none."""
+    chosen_rates = {line["lr"] for line in found if (line["set"], line["row"], line["measure"]) == (name, row, LINEAR)}
+    return ", ".join(f"{lr:g}" for lr in chosen_rates - {None}) or "–"
 
 
 def of(found: Sequence[Line], name: str, row: str, measure: str) -> dict[int, float]:

@@ -14,10 +14,12 @@ from semisynth.models.cnn import small_cnn as small_cnn
 from semisynth.models.mapper import Finder as Finder
 from semisynth.models.mapper import Mapper as Mapper
 from semisynth.models.tuning import Tuning as Tuning
+from semisynth.models.tuning import merged
 from semisynth.models.wrn import wrn as wrn
-from semisynth.weights import SHIPPED, load_into, read_json
+from semisynth.weights import SHIPPED, fill, load_into, read_json, read_tensors
 
 NAMES = ("small-cnn", "small-cnn-bn", "wrn-16-2", "wrn-16-2-bn", "wrn-28-2", "wrn-28-2-bn")
+FEATURES = "features."  # before the names of their weights
 KINDS = ("timm:NAME", "hf:FOLDER", "hub:ORG/NAME", "FILE.py:FACTORY", "module:PACKAGE.MODULE:FACTORY")
 
 
@@ -41,16 +43,27 @@ def build(name: str, channels: int, classes: int) -> Classifier:
     return wrn(depth, factor, channels, classes, norm_kind="batch" if kind == "batch" else "group")
 
 
-def saved(run: Path, name: str, tuning: Tuning, shape: Shape, classes: int, head: bool = True) -> Classifier:
-    """The classifier whose weights are in a run's directory; what a foreign network is stands there too.
-
-    head: whether those of its head are there, or of its features alone.
-    """
+def saved(run: Path, name: str, tuning: Tuning, shape: Shape, classes: int) -> Classifier:
+    """The classifier whose weights are in a run's directory; what a foreign network is stands there too."""
     model = foreign.saved(run, name, shape, classes) if foreign.named(name) else build(name, shape[0], classes)
     tuning.apply(model, shape)
-    file = run / "model.safetensors"
-    load_into(model, file) if head else load_into(model.features, file, "features.")
+    load_into(model, run / "model.safetensors")
     return model
+
+
+def plain(run: Path, name: str, shape: Shape, classes: int) -> Classifier:
+    """The same with the features of the run, adapters merged into what they adapt, and a fresh head."""
+    model = foreign.saved(run, name, shape, classes) if foreign.named(name) else build(name, shape[0], classes)
+    read_features(model, run / "model.safetensors")
+    return model
+
+
+def read_features(model: Classifier, path: Path) -> None:
+    """Fill the features of a network that has no adapters; those in the file are merged. `UserError` if it misfits."""
+    tensors = {name: value for name, value in read_tensors(path).items() if name.startswith(FEATURES)}
+    if not tensors:
+        raise UserError(f"{path} has no weights called '{FEATURES}*': give a run that trained a classifier.")
+    fill(model.features, merged({name[len(FEATURES) :]: value for name, value in tensors.items()}), path)
 
 
 def foundation(init: str, model: str) -> Path:

@@ -27,7 +27,7 @@ from semisynth.state import UNLABELED
 
 MODEL, RATES = ("model", "init"), ("lr", "momentum", "weight_decay")
 OWN, STILL = "; it has options of its own", ", as its features are not trained"
-UNREAD = dict.fromkeys(MODEL + RATES, OWN) | dict.fromkeys(("tune_features", "lora_rank", "features_lr"), STILL)
+TUNED = ("tune_features", "lora_rank", "features_lr")
 
 OF_FEATURES = ("scr", "pssl", "mgr", "mpssl")  # methods whose consistency is that of the features alone
 
@@ -81,15 +81,17 @@ class Materials:
             unread.append((config.setting, Setting(), MODEL))
         classifiers = [part for update in updates for part in update.module.modules() if isinstance(part, Classifier)]
         if not classifiers:  # or its head alone
-            unread.append((config.setting, Setting(), ("tune_features", "lora_rank")))
+            unread.append((config.setting, Setting(), TUNED[:2]))
         if not any(p.requires_grad for part in classifiers for p in part.features.parameters()):
-            unread.append((config.engine, Engine(), ("features_lr",)))
+            unread.append((config.engine, Engine(), TUNED[2:]))
         if all(update.optimizer for update in updates):
             unread.append((config.engine, Engine(), RATES))
+        whole = self.method.task == "represent"  # of which all is trained
+        reasons = dict.fromkeys(MODEL + RATES, OWN) | dict.fromkeys(TUNED, ", as it trains all" if whole else STILL)
         for given, default, fields in unread:
             for field in fields:
                 if getattr(given, field) != getattr(default, field):
-                    raise UserError(f"method '{name}' does not read {field}: leave it out{UNREAD.get(field, '')}.")
+                    raise UserError(f"method '{name}' does not read {field}: leave it out{reasons.get(field, '')}.")
 
     def _encoded(self) -> Images:
         """The labeled images or, for a method that asks for that, what its encoder makes of them."""

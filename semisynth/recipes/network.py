@@ -11,13 +11,11 @@ import torch
 
 from semisynth import models, weights
 from semisynth.adapter import Shape
+from semisynth.data import datasets
 from semisynth.errors import UserError
 from semisynth.method import External
 from semisynth.models import Classifier, Tuning, foreign
-from semisynth.models.tuning import merged
 from semisynth.recipes.config import Setting
-
-FEATURES = "features."  # before the names of their weights
 
 
 def classifier(setting: Setting, shape: Shape, classes: int) -> Classifier:
@@ -52,12 +50,14 @@ def fingerprint(setting: Setting, shape: Shape, classes: int) -> str:
 
 
 def _fill(model: Classifier, path: Path, setting: Setting, shape: Shape) -> None:
+    if not path.with_name("result.json").exists():
+        raise UserError(f"--init {setting.init} is not finished: the same fit goes on where it stopped.")
     there = weights.read_json(path.with_name("result.json")).get("shape", shape)[0]
     if there != shape[0] and not foreign.named(setting.model):
+        way = f"give --channels {'gray' if there == 1 else 'rgb'}, or " if datasets.is_own(setting.data) else ""
         raise UserError(
             f"--init {setting.init} has features of {there} channel{'s' * (there > 1)}, the images have "
-            f"{shape[0]}: give --channels {'gray' if there == 1 else 'rgb'}, or leave --init out."
+            f"{shape[0]}: {way}leave --init out."
         )
     foreign.require(model, path.parent, "--init")
-    tensors = {name: value for name, value in weights.read_tensors(path).items() if name.startswith(FEATURES)}
-    weights.fill(model.features, merged({name[len(FEATURES) :]: value for name, value in tensors.items()}), path)
+    models.read_features(model, path)

@@ -14,11 +14,8 @@ from semisynth.data import datasets
 from semisynth.data.datasets import Dataset
 from semisynth.data.decode import Preparation
 from semisynth.errors import UserError
-from semisynth.models import Classifier
 from semisynth.recipes import origin
 from semisynth.recipes.config import Config, method_class
-
-FEATURES = "features."  # before the names of their weights
 
 
 def trained(run: Path, device: torch.device) -> tuple[Config, nn.Module, Dataset]:
@@ -66,20 +63,12 @@ def features(run: Path, device: torch.device) -> tuple[Config, nn.Module, Prepar
     Of a classifier, or of features that were trained without one. `UserError` if `run` holds neither.
     """
     config = configuration(run)
-    task = method_class(config.method).task
-    if task == "classify":
-        _, model, _, preparation = classifier(run, device)
-        assert isinstance(model, Classifier)
-        return config, model.features, preparation
-    path = run / "model.safetensors"
-    if task == "generate":
+    if method_class(config.method).task == "generate":
         raise UserError(f"{run} holds a generator, which has no features: give a run that trained a classifier.")
     require_finished(run)
-    if not any(name.startswith(FEATURES) for name in weights.read_tensors(path)):
-        raise UserError(f"{path} has no weights called '{FEATURES}*': give a run that trained a classifier.")
     names, preparation = _images(config, run / "result.json")
-    setting, shape = config.setting, (preparation.channels, *preparation.size)
-    model = models.saved(run, setting.model, setting.tuning, shape, max(1, len(names)), head=False)
+    shape = (preparation.channels, *preparation.size)
+    model = models.plain(run, config.setting.model, shape, max(1, len(names)))
     return config, model.features.to(device).eval(), preparation
 
 

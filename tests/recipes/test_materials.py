@@ -274,3 +274,9 @@ def test_a_source_that_the_method_does_not_read_is_refused(method, generator):
 def test_an_option_that_the_method_does_not_read_is_refused(field, value):
     with pytest.raises(UserError, match=f"method 'gan' does not read {field}"):
         Materials(tiny.config("gan", **{field: value}))
+
+
+def test_features_of_a_run_that_is_not_finished_are_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model": "small-cnn"}')
+    with pytest.raises(UserError, match=r"is not finished: the same fit goes on where it stopped"):
+        Materials(tiny.config("supervised", init=str(tmp_path)))

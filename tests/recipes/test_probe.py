@@ -373,3 +373,17 @@ def test_a_run_that_is_not_finished(own: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_bytes((own / "run" / "config.json").read_bytes())
     refused(asked(own, run=str(tmp_path / "run")), tmp_path / "out", "is not finished: the same fit goes on where it")
+
+
+@pytest.mark.parametrize("model, names", [("small-cnn", BLOCKS), ("wrn-10-1", ["group-1", "group-2", "group-3"])])
+def test_adapters_are_in_the_weights_of_the_blocks(model: str, names: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    fields = {"model": model, "tune_features": "lora", "lora_rank": 2, "lr": 0.5, "steps": 3, "ema": 0.0}
+    single.fit(tiny.config("supervised", **fields), tmp_path, show=False)
+    _, plain, _ = restore.features(tmp_path, CPU)
+    assert list(blocks.stages(plain)) == names and not [name for name, _ in plain.named_parameters() if "lora" in name]
+    _, adapted, _, _ = restore.classifier(tmp_path, CPU)
+    x = torch.rand(4, 1, 16, 16)
+    torch.testing.assert_close(plain(x), adapted.features(x), atol=1e-5, rtol=1e-4)
+    first = models.build(model, 1, 10).features
+    assert not torch.allclose(first(x), plain(x))

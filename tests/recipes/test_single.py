@@ -442,6 +442,7 @@ WRONG = {
         {"generator": "letters", "source": str(SHIPPED / "glyphs-source")},
         "is a classify run of 62 classes; generator 'letters' has 52: make one",
     ),
+    "features that are trained anyway": ("pretext", {"tune_features": "lora"}, "leave it out, as it trains all"),
     "a source that nothing reads": (
         "mpssl",
         {"generator": "glyphs", "source": "x"},
